@@ -1,0 +1,1 @@
+"""A closed-loop tuner for PyTorch training runs."""

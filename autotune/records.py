@@ -1,0 +1,321 @@
+"""The vocabulary: frozen records that policies read and return.
+
+Nothing here imports torch, so a policy can be simulated, replayed and tested without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Value: TypeAlias = float | int | str | bool
+"""What a hyperparameter can hold."""
+Evidence: TypeAlias = Mapping[str, float | int | str | bool | None]
+"""The statistics behind a decision, by name; plain values, so that they can be stored as JSON."""
+Shape: TypeAlias = Literal["linear", "cosine", "exponential"]
+Data: TypeAlias = Literal["replay", "skip"]
+Status: TypeAlias = Literal["pending", "applied", "clamped", "refused", "suggested", "failed"]
+
+SHAPES: tuple[Shape, ...] = ("linear", "cosine", "exponential")
+DATA: tuple[Data, ...] = ("replay", "skip")
+
+
+class TuneError(ValueError):
+    """Bad input to the tuner. The message says the rule, the value received and the remedy."""
+
+
+# --- what a policy sees ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """History of one measured quantity on the live branch: aligned read-only arrays, oldest first."""
+
+    step: NDArray[np.int64]
+    spent: NDArray[np.int64]
+    value: NDArray[np.float64]
+    """May hold NaN and infinities: they are signals too."""
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @property
+    def last(self) -> float:
+        """The newest value; NaN before the first one."""
+        return float(self.value[-1]) if len(self.value) else math.nan
+
+    def since(self, step: int) -> Signal:
+        """The part measured at `step` or later."""
+        start = int(self.step.searchsorted(step))
+        return Signal(self.step[start:], self.spent[start:], self.value[start:])
+
+
+@dataclass(frozen=True, slots=True)
+class HyperparameterState:
+    """A hyperparameter as a policy sees it."""
+
+    name: str
+    kind: Literal["float", "log", "int", "categorical"]
+    value: Value
+    owner: str
+    """`policy`, `schedule` or `human:NAME`."""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Value, ...] = ()
+    unit: str = ""
+    ramp_until: int | None = None
+    """The step at which the ramp that is moving the value ends; None when none is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A state of the run that can be rewound to."""
+
+    step: int
+    name: str | None = None
+    """The checkpoint's name on disk; None for a snapshot in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that a policy may know at one moment."""
+
+    step: int
+    """Optimizer steps on the live branch; repeats after a rewind."""
+    spent: int
+    """Every optimizer step ever taken, rewound ones included; only grows."""
+    budget: int | None
+    """The largest `spent` there will be; None when the user did not say."""
+    hyperparameters: Mapping[str, HyperparameterState]
+    signals: Mapping[str, Signal]
+    snapshots: Sequence[SnapshotInfo] = ()
+    """Oldest first."""
+    decisions: Sequence[Decision] = ()
+    """Decisions recorded since this policy was last asked, from every source."""
+    rewinds_left: int = 0
+
+    @property
+    def remaining(self) -> int | None:
+        """Steps that are left in the budget; None when there is no budget."""
+        return None if self.budget is None else max(0, self.budget - self.spent)
+
+
+# --- what a policy returns ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Something a policy or a person wants done, with why and on what evidence."""
+
+    kind: ClassVar[str] = ""
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One short line for tables and plots."""
+        return self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Set(Action):
+    """Set a hyperparameter now; a ramp that is moving it ends."""
+
+    kind: ClassVar[str] = "set"
+    name: str
+    value: Value
+
+    def describe(self) -> str:
+        """`lr → 0.05`."""
+        return f"{self.name} → {_short(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp(Action):
+    """Move a hyperparameter from where it is to `value` over the next `steps` steps."""
+
+    kind: ClassVar[str] = "ramp"
+    name: str
+    value: float
+    steps: int
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise TuneError(f"a ramp takes at least 1 step, got steps={self.steps}; use Set for a jump")
+        if self.shape not in SHAPES:
+            raise TuneError(f"a ramp's shape is one of {', '.join(SHAPES)}, got {self.shape!r}")
+
+    def describe(self) -> str:
+        """`lr ⇢ 0.0 in 400 steps (linear)`."""
+        return f"{self.name} ⇢ {_short(self.value)} in {self.steps} steps ({self.shape})"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind(Action):
+    """Go back to an earlier state, then write hyperparameters.
+
+    `to` is a step (the newest state at or before it is taken) or a checkpoint's name. `data` says whether
+    the batches since then come again (`replay`) or are left behind (`skip`). `then` is applied after the
+    restore, as one decision with it.
+    """
+
+    kind: ClassVar[str] = "rewind"
+    to: int | str
+    data: Data = "replay"
+    then: tuple[Set | Ramp, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data not in DATA:
+            raise TuneError(f"data is one of {', '.join(DATA)}, got {self.data!r}")
+
+    def describe(self) -> str:
+        """`rewind to 120, skip data; lr → 0.05`."""
+        head = f"rewind to {self.to}, {self.data} data"
+        return "; ".join([head, *(action.describe() for action in self.then)])
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Action):
+    """Save the run to disk; a named checkpoint is pinned, so it is never pruned."""
+
+    kind: ClassVar[str] = "checkpoint"
+    name: str | None = None
+
+    def describe(self) -> str:
+        """`checkpoint NAME`."""
+        return f"checkpoint {self.name or ''}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Action):
+    """End the training loop at this step boundary."""
+
+    kind: ClassVar[str] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate(Action):
+    """A person is needed: nothing changes, but it is recorded and shown loudly."""
+
+    kind: ClassVar[str] = "escalate"
+
+
+ACTIONS: dict[str, type[Action]] = {
+    cls.kind: cls for cls in (Set, Ramp, Rewind, Checkpoint, Stop, Escalate)
+}
+
+
+def action_to_json(action: Action) -> dict[str, Any]:
+    """The action as plain JSON values, with its kind; `action_from_json` is the inverse."""
+    out: dict[str, Any] = {"kind": action.kind}
+    for f in dataclasses.fields(action):
+        value = getattr(action, f.name)
+        if f.name == "then":
+            value = [action_to_json(a) for a in value]
+        elif f.name == "evidence":
+            value = dict(value)
+        out[f.name] = value
+    return out
+
+
+def action_from_json(data: Mapping[str, Any]) -> Action:
+    """Rebuild an action from `action_to_json`.
+
+    Raises:
+        TuneError: for an unknown kind or unknown, missing or invalid fields.
+    """
+    fields = dict(data)
+    kind = fields.pop("kind", None)
+    if kind not in ACTIONS:
+        raise TuneError(f"an action's kind is one of {', '.join(ACTIONS)}, got {kind!r}")
+    if "then" in fields:
+        fields["then"] = tuple(action_from_json(a) for a in fields["then"])
+    try:
+        return ACTIONS[kind](**fields)
+    except TypeError as error:
+        raise TuneError(f"a {kind!r} action does not have these fields: {error}") from error
+
+
+# --- what is on record -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One action and what became of it. `id` counts from 1 within a run."""
+
+    id: int
+    time: float
+    """Seconds since the epoch."""
+    step: int
+    spent: int
+    branch: int
+    """0 at the start of a run; one more with each rewind."""
+    source: str
+    """A policy's name, `human:NAME` or `supervisor`."""
+    action: Action
+    status: Status
+    before: Mapping[str, Value] = field(default_factory=dict)
+    after: Mapping[str, Value] = field(default_factory=dict)
+    """Values of the hyperparameters that the action names, read back from the plant."""
+    note: str = ""
+    """Why it was clamped, refused or failed, or what it cost; empty when there is nothing to add."""
+
+    @property
+    def applied(self) -> bool:
+        """Whether the plant was changed."""
+        return self.status in ("applied", "clamped")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a decision, `horizon` steps later, against a forecast of the run without it."""
+
+    decision: int
+    spent: int
+    horizon: int
+    verdict: Literal["better", "worse", "unclear"]
+    measures: Mapping[str, float | None]
+    """loss_slope_before, loss_slope_after, loss_forecast, loss_measured, loss_standard_error, ..."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides by returning actions; never touches what it controls.
+
+    `name` is unique within a run. `requires` names the signals that `decide` cannot do without.
+    `state_dict` returns plain JSON values and `load_state_dict` takes them back; both must be written, so
+    that no memory is lost in silence on resume. A rewind does not touch a policy's memory.
+    """
+
+    @property
+    def name(self) -> str:
+        """Shown as the source of its decisions."""
+        ...
+
+    @property
+    def requires(self) -> Sequence[str]:
+        """Signals that must be measured."""
+        ...
+
+    def decide(self, observation: Observation) -> Sequence[Action]:
+        """The actions to take now; empty for none."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as plain JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the memory back."""
+        ...
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

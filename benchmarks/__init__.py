@@ -1,0 +1,1 @@
+"""Benchmarks: every figure that the README claims, each a module to run with `python -m`."""
