@@ -30,10 +30,10 @@ class Actuator(abc.ABC, Generic[V]):
     def write(self, value: V) -> V:
         """Write `value`; returns the value that the plant really holds afterwards, read back."""
 
-    def attach(self) -> None:  # noqa: B027
+    def attach(self) -> None:
         """Called once when a tuner takes the hyperparameter."""
 
-    def detach(self) -> None:  # noqa: B027
+    def detach(self) -> None:
         """Called once when the tuner closes; undoes `attach`."""
 
 
@@ -131,7 +131,9 @@ class FloatHyperparameter(Hyperparameter[float]):
         self.kind = "log" if log else "float"
         self.low, self.high = _bounds(name, low, high)
         if log and self.low <= 0:
-            raise TuneError(f"{name}: a log scale needs low > 0, got low={low}; use log=False or a small positive low")
+            raise TuneError(
+                f"{name}: a log scale needs low > 0, got low={low}; use log=False or a small positive low"
+            )
         super().__init__(name, _actuator(name, value, actuator), unit)
         start = self.check(self())
         if actuator is None:
@@ -182,7 +184,9 @@ class IntHyperparameter(Hyperparameter[int]):
     ) -> None:
         for bound in (low, high):
             if isinstance(bound, bool) or not isinstance(bound, int):
-                raise TuneError(f"{name}: bounds of an integer are whole numbers, got low={low!r}, high={high!r}")
+                raise TuneError(
+                    f"{name}: bounds of an integer are whole numbers, got low={low!r}, high={high!r}"
+                )
         _bounds(name, low, high)
         self.low, self.high = low, high
         super().__init__(name, _actuator(name, value, actuator), unit)

@@ -207,9 +207,7 @@ class Escalate(Action):
     kind: ClassVar[str] = "escalate"
 
 
-ACTIONS: dict[str, type[Action]] = {
-    cls.kind: cls for cls in (Set, Ramp, Rewind, Checkpoint, Stop, Escalate)
-}
+ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Set, Ramp, Rewind, Checkpoint, Stop, Escalate)}
 
 
 def action_to_json(action: Action) -> dict[str, Any]:
