@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
+import numbers
+import posixpath
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
@@ -11,16 +13,26 @@ from .records import HyperparameterState, TuneError, Value
 
 V = TypeVar("V", bound=Value)
 
+LONGEST_NAME = 200
+"""Characters; MLflow allows 250 for the whole metric name."""
+FLOAT32_ROUNDING = 2.0**-23
+"""Relative. A value that the plant keeps in float32 may come back this far beyond its bound."""
+
 
 class Actuator(abc.ABC, Generic[V]):
     """Reads and writes one value of the plant.
 
-    `targets` names the places that are written, as hashable keys; two hyperparameters that share one would
-    have two owners, which the tuner refuses. `attach` and `detach` are called by the tuner when it starts
-    and closes; actuators that work through optimizer hooks register them there, after the sensors' hooks.
+    `attach` and `detach` are called by the tuner when it starts and closes; actuators that work through
+    optimizer hooks register them there, after the sensors' hooks.
     """
 
-    targets: frozenset[Hashable] = frozenset()
+    @property
+    def targets(self) -> frozenset[Hashable]:
+        """The places that are written now, as hashable keys.
+
+        Two hyperparameters that share one would have two owners, which the tuner refuses.
+        """
+        return frozenset()
 
     @abc.abstractmethod
     def read(self) -> V:
@@ -67,6 +79,11 @@ class Hyperparameter(abc.ABC, Generic[V]):
             raise TuneError(
                 "a hyperparameter's name has letters, digits, spaces and _ - . / only (MLflow's rule), "
                 f"got {name!r}"
+            )
+        if posixpath.normpath(f"hp/{name}") != f"hp/{name}" or len(name) > LONGEST_NAME:
+            raise TuneError(
+                f"a hyperparameter's name is a path of at most {LONGEST_NAME} characters, without empty, '.' "
+                f"or '..' parts (MLflow's rule), got {name!r}; use a name such as 'lr/0'"
             )
         self.name = name
         self.actuator = actuator
@@ -136,18 +153,19 @@ class FloatHyperparameter(Hyperparameter[float]):
             )
         super().__init__(name, _actuator(name, value, actuator), unit)
         start = self.check(self())
-        if actuator is None:
+        if isinstance(self.actuator, Held):
             self.actuator.write(start)
 
     def check(self, value: Any) -> float:
         """See `Hyperparameter.check`."""
         number = self._finite(value)
-        if not self.low <= number <= self.high:
+        nearest = min(max(number, self.low), self.high)
+        if not math.isclose(number, nearest, rel_tol=FLOAT32_ROUNDING):
             raise TuneError(
                 f"{self.name} must lie in [{self.low:g}, {self.high:g}], got {number!r}; "
                 "widen low/high where the hyperparameter is made, or give another value"
             )
-        return number
+        return nearest
 
     def clamp(self, value: Any) -> float:
         """See `Hyperparameter.clamp`."""
@@ -160,11 +178,15 @@ class FloatHyperparameter(Hyperparameter[float]):
         )
 
     def _finite(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TuneError(f"{self.name} is a number, got {value!r} of type {type(value).__name__}")
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise TuneError(f"{self.name} must be finite, got {value!r}")
-        return float(value)
+        return number
 
 
 class IntHyperparameter(Hyperparameter[int]):
@@ -190,7 +212,9 @@ class IntHyperparameter(Hyperparameter[int]):
         _bounds(name, low, high)
         self.low, self.high = low, high
         super().__init__(name, _actuator(name, value, actuator), unit)
-        self.check(self())
+        start = self.check(self())
+        if isinstance(self.actuator, Held):
+            self.actuator.write(start)
 
     def check(self, value: Any) -> int:
         """See `Hyperparameter.check`."""
@@ -204,7 +228,8 @@ class IntHyperparameter(Hyperparameter[int]):
 
     def clamp(self, value: Any) -> int:
         """The nearest whole number within the bounds; see `Hyperparameter.clamp`."""
-        if isinstance(value, float) and math.isfinite(value):
+        fraction = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+        if fraction and math.isfinite(value):
             value = round(value)
         return min(max(self._whole(value), self.low), self.high)
 
@@ -215,11 +240,10 @@ class IntHyperparameter(Hyperparameter[int]):
         )
 
     def _whole(self, value: Any) -> int:
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
+        whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value % 1 == 0
+        if not whole:
             raise TuneError(f"{self.name} is a whole number, got {value!r} of type {type(value).__name__}")
-        return value
+        return int(value)
 
 
 class CategoricalHyperparameter(Hyperparameter[Value]):
@@ -264,7 +288,9 @@ class CategoricalHyperparameter(Hyperparameter[Value]):
         )
 
 
-def _bounds(name: str, low: float, high: float) -> tuple[float, float]:
+def _bounds(name: str, low: Any, high: Any) -> tuple[float, float]:
+    if not (isinstance(low, numbers.Real) and isinstance(high, numbers.Real)):
+        raise TuneError(f"{name}: bounds are numbers, got low={low!r}, high={high!r}")
     if not (math.isfinite(low) and math.isfinite(high)):
         raise TuneError(f"{name}: bounds must be finite, got low={low}, high={high}")
     if not low < high:

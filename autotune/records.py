@@ -158,6 +158,18 @@ class Ramp(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Release(Action):
+    """Give a hyperparameter that a person holds back to the policies, which continue from its value."""
+
+    kind: ClassVar[str] = "release"
+    name: str
+
+    def describe(self) -> str:
+        """`release lr`."""
+        return f"release {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Rewind(Action):
     """Go back to an earlier state, then write hyperparameters.
 
@@ -207,7 +219,9 @@ class Escalate(Action):
     kind: ClassVar[str] = "escalate"
 
 
-ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Set, Ramp, Rewind, Checkpoint, Stop, Escalate)}
+ACTIONS: dict[str, type[Action]] = {
+    cls.kind: cls for cls in (Set, Ramp, Release, Rewind, Checkpoint, Stop, Escalate)
+}
 
 
 def action_to_json(action: Action) -> dict[str, Any]:
@@ -287,7 +301,8 @@ class Outcome:
 class Policy(Protocol):
     """Decides by returning actions; never touches what it controls.
 
-    `name` is unique within a run. `requires` names the signals that `decide` cannot do without.
+    `name` is unique within a run. `requires` names the signals that `decide` cannot do without, `controls`
+    the hyperparameters that it moves; the tuner refuses to start where one of them is missing.
     `state_dict` returns plain JSON values and `load_state_dict` takes them back; both must be written, so
     that no memory is lost in silence on resume. A rewind does not touch a policy's memory.
     """
@@ -300,6 +315,11 @@ class Policy(Protocol):
     @property
     def requires(self) -> Sequence[str]:
         """Signals that must be measured."""
+        ...
+
+    @property
+    def controls(self) -> Sequence[str]:
+        """Hyperparameters that must be registered."""
         ...
 
     def decide(self, observation: Observation) -> Sequence[Action]:

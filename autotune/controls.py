@@ -1,0 +1,146 @@
+"""The hyperparameters of a run as one unit: states, writes, running ramps, and what a snapshot keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .hyperparameters import Hyperparameter
+from .ramps import RunningRamp
+from .records import HyperparameterState, Ramp, TuneError, Value
+
+POLICY = "policy"
+
+
+class Controls(Mapping[str, Hyperparameter[Any]]):
+    """Hyperparameters by name, each with one owner and at most one running ramp.
+
+    Raises:
+        TuneError: when two have one name, or write to one place of the plant.
+    """
+
+    def __init__(self, hyperparameters: Sequence[Hyperparameter[Any]]) -> None:
+        self._parameters: dict[str, Hyperparameter[Any]] = {}
+        self._ramps: dict[str, RunningRamp] = {}
+        targets: dict[Hashable, str] = {}
+        for parameter in hyperparameters:
+            if not isinstance(parameter, Hyperparameter):
+                raise TuneError(
+                    f"hyperparameters are Hyperparameter objects, got {parameter!r}; "
+                    "see autotune.actuators for functions that return them"
+                )
+            if parameter.name in self._parameters:
+                raise TuneError(
+                    f"two hyperparameters are called {parameter.name!r}; give one of them name=..."
+                )
+            for target in parameter.actuator.targets:
+                if target in targets:
+                    raise TuneError(
+                        "each place of the plant has one owner, but "
+                        f"{targets[target]!r} and {parameter.name!r} both write {target!r}; drop one"
+                    )
+                targets[target] = parameter.name
+            self._parameters[parameter.name] = parameter
+
+    def __getitem__(self, name: str) -> Hyperparameter[Any]:
+        return self._parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    @property
+    def ramps(self) -> Mapping[str, RunningRamp]:
+        """The ramps that are running."""
+        return self._ramps
+
+    def attach(self) -> None:
+        """Let the actuators register their hooks."""
+        for parameter in self.values():
+            parameter.actuator.attach()
+
+    def detach(self) -> None:
+        """Take the actuators' hooks away."""
+        for parameter in self.values():
+            parameter.actuator.detach()
+
+    def states(self) -> dict[str, HyperparameterState]:
+        """What policies see."""
+        return {
+            name: parameter.state(self._ramps[name].end if name in self._ramps else None)
+            for name, parameter in self._parameters.items()
+        }
+
+    def write(self, name: str, value: Value) -> None:
+        """Write `value`; a running ramp ends. A write that fails leaves the old value."""
+        parameter = self[name]
+        before = parameter()
+        try:
+            parameter.write(value)
+        except Exception:
+            parameter.actuator.write(before)
+            raise
+        self._ramps.pop(name, None)
+
+    def ramp(self, action: Ramp, source: str, step: int) -> None:
+        """Start a ramp from the present value; it replaces the one that is running."""
+        first = float(self[action.name]())
+        self._ramps[action.name] = RunningRamp(
+            source, step, action.steps, first, float(action.value), action.shape
+        )
+
+    def advance(self, step: int) -> None:
+        """Write what the running ramps say for the step that follows `step`."""
+        for name, ramp in list(self._ramps.items()):
+            parameter = self[name]
+            parameter.write(parameter.clamp(ramp.at(step)))
+            if step >= ramp.end:
+                del self._ramps[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Values, owners and ramps, as plain JSON values."""
+        return {
+            "values": {name: parameter() for name, parameter in self.items()},
+            "owners": {name: parameter.owner for name, parameter in self.items()},
+            "ramps": {name: dataclasses.asdict(ramp) for name, ramp in self._ramps.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take values, owners and ramps back: a resumed run is as it was."""
+        for name, owner in state["owners"].items():
+            self[name].owner = owner
+        self._restore(state, set(self))
+
+    def rewind(self, state: Mapping[str, Any], held: Mapping[str, Value], steps: int) -> None:
+        """Take values and ramps back, but neither owners nor what people hold.
+
+        Args:
+            state: what `state_dict` returned at the time of the snapshot.
+            held: `held()`, taken before the plant was restored.
+            steps: how far the run goes back; a person's ramp goes on from where it is.
+        """
+        self._restore(state, set(self) - set(held))
+        for name, value in held.items():
+            if name in self._ramps:
+                ramp = self._ramps[name]
+                self._ramps[name] = dataclasses.replace(ramp, start=ramp.start - steps)
+            self._write(name, value)
+
+    def held(self) -> dict[str, Value]:
+        """The values that people hold."""
+        return {name: parameter() for name, parameter in self.items() if parameter.owner != POLICY}
+
+    def _restore(self, state: Mapping[str, Any], names: set[str]) -> None:
+        for name in names:
+            self._write(name, state["values"][name])
+            self._ramps.pop(name, None)
+            if name in state["ramps"]:
+                self._ramps[name] = RunningRamp(**state["ramps"][name])
+
+    def _write(self, name: str, value: Value) -> None:
+        # Only where it differs: param groups are back already, a ratio written again may move the last bit.
+        if self[name]() != value:
+            self[name].actuator.write(value)

@@ -1,0 +1,64 @@
+"""The user's evaluation, run so that the training never notices it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from .generators import Generators
+from .records import TuneError
+
+
+class Evaluation:
+    """Calls `evaluate` and puts the random generators and the train/eval flags back afterwards.
+
+    Args:
+        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them.
+        model: whose train/eval flags are kept.
+        generators: the run's.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], float | Mapping[str, float]],
+        model: nn.Module,
+        generators: Generators,
+    ) -> None:
+        self._evaluate = evaluate
+        self._model = model
+        self._generators = generators
+
+    def __call__(self) -> dict[str, float]:
+        """The metrics by signal name (`validation/loss`, ...); NaN and infinity are values like others.
+
+        Raises:
+            TuneError: when `evaluate` returns neither a number nor a mapping of numbers with `loss`.
+        """
+        generators = self._generators.capture()
+        flags = [(module, module.training) for module in self._model.modules()]
+        try:
+            result = self._evaluate()
+        finally:
+            for module, training in flags:
+                module.training = training
+            self._generators.restore(generators)
+        metrics = dict(result) if isinstance(result, Mapping) else {"loss": result}
+        try:
+            values = {f"validation/{name}": float(value) for name, value in metrics.items()}  # sync: evaluated
+        except (TypeError, ValueError) as error:
+            raise TuneError(
+                f"evaluate returns a number or a mapping of numbers, got {result!r}; use .item()"
+            ) from error
+        if "validation/loss" not in values:
+            raise TuneError(
+                f"what evaluate returns has a `loss`, got {', '.join(metrics) or 'nothing'}; "
+                "add it, since policies and the best checkpoint go by it"
+            )
+        return values
+
+
+def better(new: float, best: float | None) -> bool:
+    """Whether a validation loss is a new best; one that is not finite never is."""
+    return math.isfinite(new) and (best is None or new < best)

@@ -1,0 +1,134 @@
+"""The journal's file: its tables and how they are reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from autotune.records import TuneError
+
+FILE = "journal.db"
+BUSY_SECONDS = 10.0
+"""How long a write waits for another process's write before it fails."""
+
+tables = sa.MetaData()
+meta = sa.Table(
+    "meta",
+    tables,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.JSON, nullable=False),
+)
+decisions = sa.Table(
+    "decisions",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("spent", sa.Integer, nullable=False),
+    sa.Column("branch", sa.Integer, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("action", sa.JSON, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("before", sa.JSON, nullable=False),
+    sa.Column("after", sa.JSON, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+)
+outcomes = sa.Table(
+    "outcomes",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("decision", sa.ForeignKey("decisions.id"), nullable=False),
+    sa.Column("spent", sa.Integer, nullable=False),
+    sa.Column("horizon", sa.Integer, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("measures", sa.JSON, nullable=False),
+)
+metrics = sa.Table(
+    "metrics",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("spent", sa.Integer, nullable=False),
+    sa.Column("branch", sa.Integer, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("value", sa.Float),  # NULL is NaN: SQLite has no other way to store it
+    sa.Index("metrics_by_name", "name", "id"),
+)
+deliveries = sa.Table(
+    "deliveries",
+    tables,
+    sa.Column("item", sa.Text, primary_key=True),
+    sa.Column("value", sa.JSON, nullable=False),
+)
+
+
+def connect(path: Path) -> sa.Engine:
+    """An engine on the database at `path`; every commit through it is on disk when it returns."""
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": BUSY_SECONDS},
+        json_serializer=_to_json,
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def durable(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=FULL")
+
+    return engine
+
+
+def make(path: Path, facts: Mapping[str, Any]) -> None:
+    """Make the database at `path` with `facts` as its meta: whole, or not at all if the process is killed."""
+    draft = path.with_name(f".{path.name}.draft")
+    _remove(draft)
+    mode = "WAL" if _wal_works(path.with_name(f".{path.name}.probe")) else "DELETE"
+    engine = connect(draft)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
+        tables.create_all(connection)
+        connection.execute(sa.insert(meta), [{"key": key, "value": value} for key, value in facts.items()])
+        connection.commit()
+    engine.dispose()  # the last connection to close folds the write-ahead log into the file
+    draft.rename(path)
+
+
+def _wal_works(probe: Path) -> bool:
+    """Whether the write-ahead log works here: on network file systems it may fail only when it is used."""
+    _remove(probe)
+    engine = connect(probe)
+    try:
+        with engine.connect() as writer, engine.connect() as reader:
+            mode = writer.exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
+            writer.exec_driver_sql("CREATE TABLE probe (x)")
+            writer.exec_driver_sql("INSERT INTO probe VALUES (1)")
+            writer.commit()
+            return bool(mode == "wal" and reader.exec_driver_sql("SELECT x FROM probe").scalar() == 1)
+    except sa.exc.OperationalError:
+        return False
+    finally:
+        engine.dispose()
+        _remove(probe)
+
+
+def _remove(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as the Python number that it holds: policies compute their evidence with NumPy."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TuneError(
+        f"the journal stores plain JSON values, got {value!r}, a {type(value).__name__}; convert it first"
+    )

@@ -1,0 +1,255 @@
+"""The supervisor: checks each proposed action and clamps or refuses it, with one clear reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .hyperparameters import CategoricalHyperparameter, Hyperparameter
+from .records import Action, Ramp, Release, Rewind, Set, TuneError, Value
+
+HUMAN = "human:"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What policies may do; a person is held to the bounds alone.
+
+    Args:
+        cooldown: steps that must pass before one policy may change what another policy has just changed.
+        max_factor: largest factor by which a log-scaled hyperparameter moves in one jump.
+        max_fraction: largest part of its range by which any other number moves in one jump.
+        max_rewinds: rewinds that policies may make in one run.
+    """
+
+    cooldown: int = 20
+    max_factor: float = 1000.0
+    max_fraction: float = 0.5
+    max_rewinds: int = 20
+
+    def __post_init__(self) -> None:
+        for rule, holds, value in (
+            ("cooldown is 0 or more steps", self.cooldown >= 0, self.cooldown),
+            ("max_factor is above 1", self.max_factor > 1, self.max_factor),
+            ("max_fraction lies in (0, 1]", 0 < self.max_fraction <= 1, self.max_fraction),
+            ("max_rewinds is 0 or more", self.max_rewinds >= 0, self.max_rewinds),
+        ):
+            if not holds:
+                raise TuneError(f"{rule}, got {value!r}; see Limits for the meaning and the default")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the supervisor makes of an action: the action to apply, or the reason why there is none."""
+
+    status: Literal["applied", "clamped", "refused", "suggested"]
+    action: Action
+    note: str = ""
+    fault: bool = False
+    """The policy did what no policy may do (NaN, a wrong type, a hyperparameter not its own)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What an action is judged against.
+
+    Args:
+        step: the present step.
+        spent: the present `spent`.
+        ramps: who started the ramps that are running, by hyperparameter.
+        target: the step of the state that a `Rewind` would restore.
+        controls: what the proposing policy declared as its own; None (a person): everything.
+    """
+
+    step: int
+    spent: int
+    ramps: Mapping[str, str]
+    target: int | None = None
+    controls: frozenset[str] | None = None
+
+
+class Supervisor:
+    """Checks owner, bounds, rate limit, cooldown and the budget of rewinds. Changes only its own memory.
+
+    Args:
+        hyperparameters: by name.
+        limits: what policies may do.
+        suggest: record what policies would do, and apply none of it.
+    """
+
+    def __init__(
+        self, hyperparameters: Mapping[str, Hyperparameter[Any]], limits: Limits, suggest: bool = False
+    ) -> None:
+        self.hyperparameters = hyperparameters
+        self.limits = limits
+        self.suggest = suggest
+        self.rewinds = 0
+        self._changes: dict[
+            str, tuple[str, int]
+        ] = {}  # hyperparameter -> (who changed it last, at which spent)
+        self._replays: set[str] = set()
+
+    @property
+    def rewinds_left(self) -> int:
+        """Rewinds that policies may still make."""
+        return max(0, self.limits.max_rewinds - self.rewinds)
+
+    def review(self, action: Action, source: str, situation: Situation) -> Verdict:
+        """Check what `source` (a policy's name, or `human:NAME`) proposes; the verdict has what to apply."""
+        human = source.startswith(HUMAN)
+        try:
+            if isinstance(action, Set | Ramp):
+                verdict = self._person(action) if human else self._policy(action, source, situation)
+            elif isinstance(action, Rewind):
+                verdict = self._rewind(action, source, situation)
+            elif isinstance(action, Release):
+                verdict = self._release(action, human)
+            else:
+                verdict = Verdict("applied", action)
+        except TuneError as error:
+            return Verdict("refused", action, str(error), fault=True)
+        if self.suggest and not human and verdict.status != "refused":
+            return dataclasses.replace(verdict, status="suggested")
+        return verdict
+
+    def applied(self, action: Action, source: str, spent: int) -> None:
+        """Remember an action that was applied."""
+        if isinstance(action, Set | Ramp):
+            self._changes[action.name] = (source, spent)
+        elif isinstance(action, Rewind):
+            if not source.startswith(HUMAN):
+                self.rewinds += 1
+            self._replays.add(action.describe())
+            for change in action.then:
+                self._changes[change.name] = (source, spent)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as plain JSON values."""
+        return {
+            "rewinds": self.rewinds,
+            "changes": {name: list(change) for name, change in self._changes.items()},
+            "replays": sorted(self._replays),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the memory back."""
+        self.rewinds = state["rewinds"]
+        self._changes = {name: (source, spent) for name, (source, spent) in state["changes"].items()}
+        self._replays = set(state["replays"])
+
+    def _known(self, action: Set | Ramp | Release) -> Hyperparameter[Any]:
+        if action.name not in self.hyperparameters:
+            known = ", ".join(sorted(self.hyperparameters)) or "none"
+            raise TuneError(f"no hyperparameter is called {action.name!r}; registered: {known}")
+        return self.hyperparameters[action.name]
+
+    def _person(self, action: Set | Ramp) -> Verdict:
+        """A person's change: held to the bounds, and to what the kind can do."""
+        parameter = self._known(action)
+        value = parameter.check(action.value)
+        _check_ramp(action, parameter, value)
+        return Verdict("applied", dataclasses.replace(action, value=value))
+
+    def _policy(self, action: Set | Ramp, source: str, situation: Situation) -> Verdict:
+        """A policy's change of its own: held to everything."""
+        verdict = self._within_bounds(action, situation)
+        if verdict.status == "refused":
+            return verdict
+        wait = self._wait(action.name, source, situation)
+        if wait:
+            return Verdict("refused", action, wait)
+        parameter, note = self._known(action), verdict.note
+        value = parameter.clamp(action.value)
+        if isinstance(action, Set) or action.steps == 1:
+            limited = self._limit(parameter, value)
+            if limited != value:
+                note = f"{value!r} is further than one jump may go (Limits): clamped to {limited!r}"
+                value = limited
+        if isinstance(action, Set) and value == parameter() and action.name not in situation.ramps:
+            return Verdict("refused", action, note or f"{action.name} is {value!r} already")
+        return Verdict("clamped" if note else "applied", dataclasses.replace(action, value=value), note)
+
+    def _within_bounds(self, action: Set | Ramp, situation: Situation) -> Verdict:
+        """Whether a policy may change the hyperparameter at all, and the change clamped to its bounds."""
+        parameter = self._known(action)
+        if situation.controls is not None and action.name not in situation.controls:
+            declared = ", ".join(sorted(situation.controls)) or "nothing"
+            raise TuneError(f"{action.name} is not what the policy declares in `controls` ({declared})")
+        value = parameter.clamp(action.value)
+        _check_ramp(action, parameter, value)
+        if parameter.owner != "policy":
+            return Verdict("refused", action, f"{action.name} is held by {parameter.owner} until released")
+        if value == action.value:
+            return Verdict("applied", dataclasses.replace(action, value=value))
+        note = f"{action.value!r} is out of bounds: clamped to {value!r}"
+        return Verdict("clamped", dataclasses.replace(action, value=value), note)
+
+    def _wait(self, name: str, source: str, situation: Situation) -> str:
+        """Why `source` has to wait before it may change `name`; empty when it need not."""
+        mover = situation.ramps.get(name, source)
+        if mover != source:
+            return f"a ramp of {mover} is moving {name}"
+        last, when = self._changes.get(name, (source, 0))
+        if last != source and situation.spent - when < self.limits.cooldown:
+            return (
+                f"{last} changed {name} {situation.spent - when} steps ago; "
+                f"the cooldown is {self.limits.cooldown} steps"
+            )
+        return ""
+
+    def _limit(self, parameter: Hyperparameter[Any], value: Value) -> Value:
+        """`value`, or the furthest that one jump may go towards it."""
+        state = parameter.state()
+        if isinstance(value, str | bool) or state.low is None or state.high is None:
+            return value
+        now = float(state.value)
+        if state.kind == "log":
+            low, high = now / self.limits.max_factor, now * self.limits.max_factor
+        else:
+            reach = self.limits.max_fraction * (state.high - state.low)
+            low, high = now - reach, now + reach
+        limited: Value = value if low <= value <= high else parameter.clamp(min(max(value, low), high))
+        return limited
+
+    def _rewind(self, action: Rewind, source: str, situation: Situation) -> Verdict:
+        """What a rewind sets afterwards is exempt from cooldown and rate limit: the plant is new then."""
+        if situation.target == situation.step and not action.then:
+            return Verdict(
+                "refused", action, f"the run is at step {situation.step}: a rewind changes nothing"
+            )
+        human = source.startswith(HUMAN)
+        changes = [self._person(a) if human else self._within_bounds(a, situation) for a in action.then]
+        kept = tuple(v.action for v in changes if v.status != "refused" and isinstance(v.action, Set | Ramp))
+        allowed = dataclasses.replace(action, then=kept)
+        if not human:
+            if not self.rewinds_left:
+                return Verdict(
+                    "refused", action, f"all {self.limits.max_rewinds} rewinds are used up (Limits)"
+                )
+            if action.data == "replay" and (not kept or allowed.describe() in self._replays):
+                note = "the same data with the same values would only repeat the run: change one, or skip"
+                return Verdict("refused", action, note)
+        note = "; ".join(v.note for v in changes if v.note)
+        return Verdict("clamped" if note else "applied", allowed, note)
+
+    def _release(self, action: Release, human: bool) -> Verdict:
+        parameter = self._known(action)
+        if not human:
+            raise TuneError("only a person releases a hyperparameter; a policy waits until it is released")
+        if parameter.owner == "policy":
+            return Verdict("refused", action, f"nobody holds {action.name}: there is nothing to release")
+        return Verdict("applied", action)
+
+
+def _check_ramp(action: Set | Ramp, parameter: Hyperparameter[Any], value: Value) -> None:
+    if not isinstance(action, Ramp):
+        return
+    if isinstance(value, str | bool) or isinstance(parameter, CategoricalHyperparameter):
+        raise TuneError(f"{action.name} is categorical and cannot be ramped; use Set")
+    if action.shape == "exponential" and min(value, parameter()) <= 0:
+        raise TuneError(
+            f"an exponential ramp needs positive ends, got {parameter()!r} to {value!r} for {action.name}; "
+            "use linear or cosine"
+        )

@@ -1,0 +1,445 @@
+"""`AutoTuner`: the closed loop round an ordinary training loop."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .actuators import BatchTransform
+from .checkpoints import CheckpointInfo
+from .clock import Clock
+from .controls import Controls
+from .data import ReplayingLoader
+from .delivery import Delivery, target
+from .engine import Engine, Every
+from .evaluation import Evaluation
+from .generators import Generators
+from .hyperparameters import Hyperparameter
+from .journal import Journal, RunStatus
+from .memory import Memory, Restored, Rewinding
+from .outcomes import Outcomes
+from .panel import Panel
+from .records import (
+    Action,
+    Checkpoint,
+    Data,
+    Decision,
+    Policy,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    Shape,
+    Signal,
+    SnapshotInfo,
+    Stop,
+    TuneError,
+    Value,
+)
+from .sensors import Instruments, Sensor
+from .snapshots import Plant
+from .supervisor import HUMAN, Limits, Supervisor
+
+log = logging.getLogger("autotune")
+
+VERSION = version("autotune-torch")
+
+NEVER_STEPPED = 1000
+"""Batches without an optimizer step after which the loop is taken to step another optimizer."""
+
+
+class AutoTuner:
+    """Watches a training loop and adjusts its hyperparameters; see the README for the loop.
+
+    Args:
+        model: the model that is trained.
+        optimizer: its optimizer (the one of torch: behind accelerate's wrapper, `.optimizer`).
+        hyperparameters: what may be adjusted; see `autotune.actuators`.
+        policies: asked in this order at every tick.
+        total_steps: optimizer steps that the run may spend, rewound ones included; None: no limit.
+        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. Called at
+            step boundaries; it disturbs neither the random generators nor the train/eval flags.
+        evaluate_every: steps between evaluations; None: 25 evaluations a run, or every 100 steps.
+        stateful: further parts of the run that a rewind must restore, by name: schedulers, a GradScaler,
+            an EMA model, other optimizers, `torch.Generator`s.
+        sensors: what is measured; None: everything.
+        sample_every: steps between two ticks: sensors are sampled and policies asked.
+        reports: names that the loop passes to `report` beside `loss`.
+        rewinding: snapshots, checkpoints and replayed data.
+        limits: what the supervisor lets policies do.
+        suggest: record what the policies would do, and do none of it.
+        folder: the run's folder, not yet used; None: a new one in `autotune-runs` (or `$AUTOTUNE_RUNS`).
+        mlflow: whether decisions and metrics go to MLflow too; a string: to the run with this id.
+
+    Raises:
+        TuneError: for input that cannot work; nothing has been trained or written then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        hyperparameters: Sequence[Hyperparameter[Any]] = (),
+        policies: Sequence[Policy] = (),
+        total_steps: int | None = None,
+        evaluate: Callable[[], float | Mapping[str, float]] | None = None,
+        evaluate_every: int | None = None,
+        stateful: Mapping[str, object] | None = None,
+        sensors: Sequence[Sensor] | None = None,
+        sample_every: int = 10,
+        reports: Sequence[str] = (),
+        rewinding: Rewinding | None = None,
+        limits: Limits | None = None,
+        suggest: bool = False,
+        folder: str | Path | None = None,
+        mlflow: bool | str = True,
+        _journal: Journal | None = None,
+    ) -> None:
+        for name, number in (
+            ("total_steps", total_steps),
+            ("evaluate_every", evaluate_every),
+            ("sample_every", sample_every),
+        ):
+            if number is not None and number < 1:
+                raise TuneError(f"{name} is at least 1 step, got {number}")
+        settings = rewinding or Rewinding()
+        folder = new_folder() if folder is None else Path(folder)
+        generators = Generators()
+        plant = Plant(model, optimizer, stateful or {}, generators)
+        controls = Controls(hyperparameters)
+        evaluation = Evaluation(evaluate, model, generators) if evaluate else None
+        scaler = next((s for s in (stateful or {}).values() if isinstance(s, torch.amp.GradScaler)), None)
+        instruments = Instruments(model, optimizer, sensors, sample_every, scaler)
+        panel = Panel(policies, _measured(instruments, evaluation, policies, reports), frozenset(controls))
+        clock = Clock(total_steps)
+        every = Every(
+            sample=sample_every,
+            evaluate=(evaluate_every or max(1, (total_steps or 2500) // 25)) if evaluation else None,
+            snapshot=settings.every or min(max((total_steps or 4000) // 40, 10), 100),
+            checkpoint=settings.checkpoint_every,
+        )
+        self._reports = frozenset(reports)
+        self._loader = ReplayingLoader(generators, settings.replay_bytes)
+
+        # From here on there are side effects.
+        self._journal = _journal or Journal.create(folder, _meta(folder, total_steps, panel, controls))
+        self._engine = Engine(
+            clock=clock,
+            every=every,
+            controls=controls,
+            instruments=instruments,
+            evaluation=evaluation,
+            panel=panel,
+            supervisor=Supervisor(controls, limits or Limits(), suggest),
+            outcomes=Outcomes(max(5 * sample_every, (total_steps or 0) // 40)),
+            memory=Memory(plant, generators, self._loader, settings, folder / "checkpoints"),
+            journal=self._journal,
+        )
+        self._inside = False  # the loop's body runs
+        self._taken: int | None = None  # `spent` when the batch was handed out; None: the body has rewound
+        self._closed = False
+        # Compiled optimizer steps must not trace into the hooks.
+        self._hooks = [
+            optimizer.register_step_pre_hook(torch._dynamo.disable(self._engine.before_step)),
+            optimizer.register_step_post_hook(torch._dynamo.disable(self._engine.after_step)),
+        ]
+        controls.attach()  # after the sensors' hooks, so that those see gradients before they are clipped
+        to = target(run_id=mlflow if isinstance(mlflow, str) else None)
+        self._delivery = Delivery(self._journal, to) if mlflow else None
+        atexit.register(self.close)
+
+    @classmethod
+    def resume(cls, folder: str | Path, model: nn.Module, optimizer: Optimizer, **arguments: Any) -> Self:
+        """Go on with a run after its process has ended, from the newest whole checkpoint.
+
+        Everything comes back: plant, data position, generators, histories and the policies' memory. Steps
+        that were lost with the process count as spent, and the budget grows by as many.
+
+        Args:
+            folder: the run's folder.
+            model: as in the run; its values are overwritten.
+            optimizer: as in the run.
+            **arguments: as for `AutoTuner`, the same as in the run.
+
+        Raises:
+            TuneError: when there is no run, no whole checkpoint, or it comes from another model.
+        """
+        journal = Journal.open(folder)
+        journal.begin()
+        tuner = cls(model, optimizer, **arguments, folder=folder, _journal=journal)
+        try:
+            tuner._engine.resume()
+        except BaseException:
+            tuner.close("failed")
+            raise
+        return tuner
+
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def batches(self, loader: Iterable[Any], epochs: int | None = None) -> Iterator[Any]:
+        """Iterate over `loader`; asking for the next batch is the step boundary, where the tuner works.
+
+        Args:
+            loader: any iterable of batches.
+            epochs: passes over it; None: until `total_steps` are spent, or one pass if that was not given.
+
+        Raises:
+            TuneError: for a loader that cannot be iterated over, or a loop that never steps the optimizer.
+        """
+        if epochs is None and self._engine.clock.total_steps is None:
+            epochs = 1
+        return self._iterate(self._loader.epochs(loader, epochs))
+
+    def report(self, loss: Tensor | float | None = None, **values: Tensor | float) -> None:
+        """Hand over the step's training loss, and whatever else was named in `reports`.
+
+        Device tensors are taken without synchronisation.
+
+        Raises:
+            TuneError: for a name that was not announced.
+        """
+        clock = self._engine.clock
+        ahead = 1 if clock.spent == self._taken else 0  # before optimizer.step(), it is about the coming step
+        for name, value in values.items() if loss is None else [("loss", loss), *values.items()]:
+            if name != "loss" and name not in self._reports:
+                raise TuneError(
+                    f"report takes `loss` and the names in reports=(...), got {name!r}; add it there"
+                )
+            self._engine.instruments.report(name, value, clock.step + ahead, clock.spent + ahead)
+
+    def close(self, status: RunStatus | None = None) -> None:
+        """End the run: detach from optimizer and model, write and deliver what is left. Once is enough.
+
+        Called by itself at the end of a `with` block and at the exit of the process.
+
+        Args:
+            status: how the run ended; None: found out.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        for hook in self._hooks:
+            hook.remove()
+        self._engine.controls.detach()
+        self._engine.collect(wait=True)
+        if status is None:
+            status = "failed" if getattr(sys, "last_value", None) is not None else "finished"
+        self._journal.flush()
+        self._journal.end(status)
+        if self._delivery and not self._delivery.close():
+            log.warning("MLflow lacks a part of this run; deliver it by: autotune sync %s", self.folder)
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("killed" if interrupted else "failed" if kind else None)
+
+    # --- what a person does --------------------------------------------------------------------------------
+
+    def set(self, name: str, value: Value, *, by: str = "user", reason: str = "") -> Decision:
+        """Set a hyperparameter and hold it: no policy changes it until `release`.
+
+        Raises:
+            TuneError: when the supervisor refuses, with its reason.
+        """
+        return self._command(Set(name, value, reason=reason), by)
+
+    def ramp(
+        self,
+        name: str,
+        value: float,
+        steps: int,
+        shape: Shape = "linear",
+        *,
+        by: str = "user",
+        reason: str = "",
+    ) -> Decision:
+        """Move a hyperparameter to `value` over the next `steps` steps, and hold it; errors as for `set`."""
+        return self._command(Ramp(name, value, steps, shape, reason=reason), by)
+
+    def release(self, name: str, *, by: str = "user", reason: str = "") -> Decision:
+        """Give a hyperparameter back to the policies, which go on from its value; errors as for `set`."""
+        return self._command(Release(name, reason=reason), by)
+
+    def rewind(self, to: int | str, data: Data = "replay", *, by: str = "user", reason: str = "") -> Restored:
+        """Go back to an earlier state, bitwise where the data allow it.
+
+        Args:
+            to: a checkpoint's name, or a step: the newest state at or before it is taken.
+            data: `replay`: the same batches come again; `skip`: they are left behind.
+            by: who wants it.
+            reason: why, for the record.
+
+        Raises:
+            TuneError: between `next()` and `optimizer.step()`, or when the state or its data cannot be had.
+        """
+        self._at_boundary("rewind")
+        self._command(Rewind(to, data, reason=reason), by)
+        self._taken = None
+        assert self._engine.restored is not None
+        return self._engine.restored
+
+    def checkpoint(self, name: str | None = None, *, by: str = "user", reason: str = "") -> CheckpointInfo:
+        """Save the run to disk; a named checkpoint is kept for ever.
+
+        Raises:
+            TuneError: between `next()` and `optimizer.step()`, or when it cannot be written.
+        """
+        self._at_boundary("checkpoint")
+        self._command(Checkpoint(name, reason=reason), by)
+        assert self._engine.saved is not None
+        return self._engine.saved
+
+    def stop(self, *, by: str = "user", reason: str = "") -> Decision:
+        """End the loop at the next boundary."""
+        return self._command(Stop(reason=reason), by)
+
+    # --- what can be looked at -----------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._journal.folder
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps on the live branch."""
+        return self._engine.clock.step
+
+    @property
+    def spent(self) -> int:
+        """Every optimizer step ever taken."""
+        return self._engine.clock.spent
+
+    @property
+    def signals(self) -> Mapping[str, Signal]:
+        """What was measured on the live branch."""
+        return self._engine.history.signals()
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Hyperparameter[Any]]:
+        """The hyperparameters by name."""
+        return self._engine.controls
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """What this process has decided, applied or not."""
+        return tuple(self._engine.executor.decisions)
+
+    @property
+    def snapshots(self) -> Sequence[SnapshotInfo]:
+        """The states that can be rewound to."""
+        return self._engine.memory.infos()
+
+    # --- within --------------------------------------------------------------------------------------------
+
+    def _iterate(self, stream: Iterator[Any]) -> Iterator[Any]:
+        engine = self._engine
+        transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
+        unstepped = 0
+        if not engine.memory.infos():
+            engine.snapshot()
+        try:
+            while not (engine.clock.over or engine.stopping):
+                batch = next(stream, _END)
+                if batch is _END:
+                    break
+                for transform in transforms:
+                    batch = transform.apply(batch)
+                engine.instruments.batch(_examples(batch))
+                self._inside, self._taken = True, engine.clock.spent
+                yield batch
+                self._inside = False
+                if self._taken is None:
+                    continue  # the body has rewound: this boundary was another branch's
+                if engine.clock.spent > self._taken:
+                    unstepped = 0
+                    engine.boundary()
+                    continue
+                engine.instruments.micro_batch()
+                unstepped += 1
+                if unstepped == NEVER_STEPPED:
+                    raise TuneError(
+                        "the loop steps the optimizer that the tuner was given, got "
+                        f"{unstepped} batches without a step; pass the one that is stepped"
+                    )
+        finally:
+            self._inside = False
+            stream.close()  # type: ignore[attr-defined]
+
+    def _command(self, action: Action, by: str) -> Decision:
+        decision = self._engine.executor.submit(action, HUMAN + by).decision
+        if not decision.applied:
+            raise TuneError(decision.note)
+        return decision
+
+    def _at_boundary(self, what: str) -> None:
+        if self._inside and self._taken == self._engine.clock.spent:
+            raise TuneError(
+                f"a {what} needs a step boundary, got a call between next() and optimizer.step(); "
+                "call it after optimizer.step(), or outside the loop"
+            )
+
+
+def new_folder() -> Path:
+    """A folder for a new run: `autotune-runs/DATE-TIME-XXXX`, or under `$AUTOTUNE_RUNS`."""
+    root = Path(os.environ.get("AUTOTUNE_RUNS", "autotune-runs"))
+    return root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+
+
+def _measured(
+    instruments: Instruments,
+    evaluation: Evaluation | None,
+    policies: Sequence[Policy],
+    reports: Sequence[str],
+) -> frozenset[str]:
+    """Every signal that there will be."""
+    names = {"loss", "loss_mean", "loss_variance", *instruments.signals, *reports}
+    if evaluation is not None:
+        names |= {"validation/loss", "generalization_gap"}
+        if any(n.startswith("validation/") and n not in names for p in policies for n in p.requires):
+            names |= evaluation().keys()  # the only way to know what it returns
+    return frozenset(names)
+
+
+def _meta(folder: Path, total_steps: int | None, panel: Panel, controls: Controls) -> dict[str, Any]:
+    return {
+        "name": folder.name,
+        "created": time.time(),
+        "total_steps": total_steps,
+        "policies": [policy.name for policy in panel.policies],
+        "hyperparameters": {
+            name: {"kind": s.kind, "low": s.low, "high": s.high, "choices": list(s.choices), "unit": s.unit}
+            for name, s in controls.states().items()
+        },
+        "versions": {"autotune": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _examples(batch: Any) -> int:
+    """Examples in a batch: the leading dimension of its first tensor; 0 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((n for n in map(_examples, parts) if n), 0)
+
+
+_END = object()

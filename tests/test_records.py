@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.records import (
+    ACTIONS,
+    Checkpoint,
+    Escalate,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    Signal,
+    Stop,
+    TuneError,
+    action_from_json,
+    action_to_json,
+)
+
+TEXT = st.text(max_size=8)
+WHY = {
+    "reason": TEXT,
+    "evidence": st.dictionaries(TEXT, st.one_of(st.floats(allow_nan=False), TEXT), max_size=3),
+}
+SETS = st.builds(Set, TEXT, st.one_of(st.floats(allow_nan=False), st.integers(), TEXT), **WHY)
+RAMPS = st.builds(Ramp, TEXT, st.floats(allow_nan=False), st.integers(1, 9), **WHY)
+REWINDS = st.builds(
+    Rewind,
+    st.one_of(st.integers(), TEXT),
+    then=st.lists(st.one_of(SETS, RAMPS), max_size=2).map(tuple),
+    **WHY,
+)
+OTHERS = [
+    st.builds(Release, TEXT, **WHY),
+    st.builds(Checkpoint, TEXT, **WHY),
+    st.builds(Stop, **WHY),
+    st.builds(Escalate, **WHY),
+]
+
+
+@given(st.one_of(SETS, RAMPS, REWINDS, *OTHERS))
+def test_every_action_comes_back_from_json_as_it_was(action):
+    assert action_from_json(json.loads(json.dumps(action_to_json(action)))) == action
+
+
+def test_every_kind_of_action_is_known_by_its_kind():
+    assert set(ACTIONS) == {"set", "ramp", "release", "rewind", "checkpoint", "stop", "escalate"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"kind": "eval", "code": "1"}, "got 'eval'"),
+        ({"reason": ""}, "got None"),
+        ({"kind": "set", "nam": "lr", "reason": ""}, "does not have these fields"),
+        ({"kind": "ramp", "name": "lr", "value": 1.0, "steps": 0, "reason": ""}, "steps=0"),
+        ({"kind": "rewind", "to": 1, "data": "redo", "reason": ""}, "got 'redo'"),
+    ],
+)
+def test_what_is_no_action_is_refused_with_the_reason(data, words):
+    with pytest.raises(TuneError, match=words):
+        action_from_json(data)
+
+
+def test_a_signal_knows_its_end_and_its_tail():
+    steps = np.array([10, 20, 30])
+    signal = Signal(steps, steps + 5, np.array([3.0, 2.0, 1.0]))
+    assert signal.last == 1.0
+    assert signal.since(20).value.tolist() == [2.0, 1.0]
+    assert signal.since(11).spent.tolist() == [25, 35]
+    assert np.isnan(signal.since(31).last)
