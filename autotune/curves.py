@@ -76,7 +76,7 @@ def thin(x: Floats, y: Floats, start: float, end: float, columns: int) -> tuple[
     """The lowest and the highest value of each column of pixels: what a full drawing would cover.
 
     Args:
-        x: ascending positions.
+        x: ascending positions from `start` to `end`.
         y: values; NaN where the line is to be broken.
         start: position of the left edge.
         end: position of the right edge, above `start`.
@@ -87,7 +87,7 @@ def thin(x: Floats, y: Floats, start: float, end: float, columns: int) -> tuple[
     """
     if len(x) <= 2 * columns:
         return x, y
-    column = ((x - start) * (columns / (end - start))).astype(np.int64)
+    column = np.minimum((x - start) * (columns / (end - start)), columns - 1).astype(np.int64)
     firsts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
     low, high = np.fmin.reduceat(y, firsts), np.fmax.reduceat(y, firsts)
     return np.repeat(x[firsts], 2), np.stack([low, high], axis=1).ravel()
@@ -107,17 +107,24 @@ def smooth(y: Floats, width: int) -> Floats:
     return mean
 
 
-def stairs(spent: Ints, value: Floats, edges: Sequence[int]) -> tuple[Ints, Floats]:
-    """The corners of a value that holds until it is next recorded, with a corner at each of `edges`.
+def stairs(spent: Ints, value: Floats, lost: Sequence[Stretch], end: int) -> tuple[Ints, Floats]:
+    """A value that holds until it is next recorded, as treads: pairs of points of one height.
+
+    No tread crosses the border of a discarded stretch. A rewind restores the value without a record of it,
+    so the tread that follows one has the height of the next record.
 
     Args:
         spent: when the value was recorded; ascending, at least one.
         value: what it was.
-        edges: further places for corners; those before the first record are left out.
+        lost: the discarded stretches.
+        end: where the last tread ends.
     """
-    x = np.unique(np.concatenate([spent, [e for e in edges if e > spent[0]]]).astype(np.int64))
-    y = value[np.searchsorted(spent, x, side="right") - 1]
-    return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+    borders = [border for stretch in lost for border in stretch]
+    x = np.unique(np.concatenate([spent, [b for b in (*borders, end) if b > spent[0]]]).astype(np.int64))
+    record = np.searchsorted(spent, x, side="right") - 1
+    record += np.isin(x, [stretch.high for stretch in lost])
+    y = value[np.minimum(record, len(value) - 1)]
+    return np.repeat(x, 2)[1:-1], np.repeat(y[:-1], 2)
 
 
 def limits(live: Floats, every: Floats) -> tuple[float, float, bool]:

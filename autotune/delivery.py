@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from autotune.journal import Journal
-from autotune.records import TuneError
+from .journal import Journal
+from .records import TuneError
 
 if TYPE_CHECKING:
-    from autotune.mlflow_run import MlflowRun
+    from .mlflow_run import MlflowRun
 
 PERIOD_SECONDS = 1.0
 LINGER_SECONDS = 30.0
@@ -189,7 +189,7 @@ def run_link(tracking_uri: str, experiment_id: str, run_id: str | None = None) -
 
 
 def _connect(journal: Journal) -> MlflowRun:
-    from autotune.mlflow_run import MlflowRun  # here, because it imports mlflow
+    from .mlflow_run import MlflowRun  # here, because it imports mlflow
 
     return MlflowRun(journal)
 

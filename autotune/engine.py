@@ -203,7 +203,7 @@ class Engine:
     def resume(self) -> None:
         """Take all back from the newest whole checkpoint, and settle what the old process left open."""
         target = self.memory.newest()
-        kept = target.extra
+        kept = target.kept
 
         def rest(_: Mapping[str, Any]) -> None:
             self.controls.load_state_dict(kept["controls"])

@@ -48,10 +48,11 @@ class Run(Protocol):
 
 
 class Submitted(NamedTuple):
-    """A decision as recorded, and whether its source did what no policy may do."""
+    """A decision as recorded, whether its source broke the rules, and what failed in applying it."""
 
     decision: Decision
     fault: bool
+    error: Exception | None
 
 
 class Executor:
@@ -101,28 +102,32 @@ class Executor:
             before=self._values(verdict.action),
             note=verdict.note,
         )
-        fault = verdict.fault
+        error = None
         if applying:
             if isinstance(action, Set | Ramp | Rewind):
                 self._outcomes.watch(decision, self._signals())
-            try:
-                note = self._apply(verdict.action, source, target)
-            except Exception as error:
-                decision, fault = (
-                    replace(decision, status="failed", note=f"{type(error).__name__}: {error}"),
-                    True,
-                )
-            else:
-                note = "; ".join(part for part in (verdict.note, note) if part)
-                decision = replace(
-                    decision, status=verdict.status, note=note, after=self._values(verdict.action)
-                )
-                self._supervisor.applied(verdict.action, source, self._clock.spent)
+            decision, error = self._settled(decision, verdict, target)
             self._journal.settle(decision)
         self.decisions.append(decision)
         if isinstance(action, Escalate):
             log.warning("%s needs a person at step %d: %s", source, decision.step, action.reason)
-        return Submitted(decision, fault)
+        elif error is not None:
+            log.warning("step %d: %s failed: %s", decision.step, action.describe(), decision.note)
+        return Submitted(decision, verdict.fault or error is not None, error)
+
+    def _settled(
+        self, decision: Decision, verdict: Verdict, target: Target | None
+    ) -> tuple[Decision, Exception | None]:
+        """Apply what was allowed; the decision with what became of it, and what failed."""
+        try:
+            cost = self._apply(verdict.action, decision.source, target)
+        except Exception as error:
+            note = str(error) if isinstance(error, TuneError) else f"{type(error).__name__}: {error}"
+            return replace(decision, status="failed", note=note), error
+        self._supervisor.applied(verdict.action, decision.source, self._clock.spent)
+        note = "; ".join(part for part in (verdict.note, cost) if part)
+        after = self._values(verdict.action)
+        return replace(decision, status=verdict.status, note=note, after=after), None
 
     def _judge(
         self, action: Action, source: str, declared: frozenset[str] | None

@@ -25,10 +25,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.dialects.sqlite import insert
 
-from autotune import journal_tables as tables
-from autotune.journal_tables import FILE
-from autotune.process import alive, this_process
-from autotune.records import (
+from . import journal_tables as tables
+from .journal_tables import FILE
+from .process import alive, this_process
+from .records import (
     Action,
     Decision,
     Outcome,
@@ -40,6 +40,8 @@ from autotune.records import (
 )
 
 SCHEMA = 1
+OWN = ("id", "created", "process", "status", "schema")
+"""What the journal itself keeps in its meta."""
 FLUSH_SECONDS = 0.5
 STALE_SECONDS = 600.0
 """A run on another machine that has written nothing for this long is taken for dead."""
@@ -98,8 +100,8 @@ class Journal:
 
         Args:
             folder: the run's folder; made if it does not exist.
-            meta: facts about the run by name; plain JSON values. `id` (unique in the world), `created`
-                (seconds since the epoch), `process` and `status` are added.
+            meta: facts about the run by name; plain JSON values. Those in `OWN` are added: `id` is unique
+                in the world, `created` in seconds since the epoch.
 
         Raises:
             TuneError: when the folder has a journal already.
@@ -111,14 +113,8 @@ class Journal:
                 f"a new run needs a folder without a journal, got {folder}; "
                 "go on with that run by AutoTuner.resume, or choose another folder"
             )
-        own = {
-            "id": uuid.uuid4().hex,
-            "created": time.time(),
-            "process": this_process(),
-            "status": "running",
-            "schema": SCHEMA,
-        }
-        tables.make(folder / FILE, {**meta, **own})
+        own = (uuid.uuid4().hex, time.time(), this_process(), "running", SCHEMA)
+        tables.make(folder / FILE, {**meta, **dict(zip(OWN, own, strict=True))})
         return cls(folder)
 
     @classmethod
@@ -299,8 +295,7 @@ class Journal:
             return status
         here = alive(meta["process"])
         if here is None:  # on another machine: judge by the last sign of life
-            files = [path for path in self.folder.glob(f"{FILE}*") if not path.name.endswith("-shm")]
-            here = time.time() - max(path.stat().st_mtime for path in files) < STALE_SECONDS
+            here = time.time() - self._last_time() < STALE_SECONDS
         return "running" if here else "killed"
 
     def decisions(self, after: int = 0) -> list[Decision]:
@@ -384,6 +379,12 @@ class Journal:
             raise JournalError(
                 f"the journal {self.folder / FILE} cannot be written ({error.orig}); free space or access"
             ) from error
+
+    def _last_time(self) -> float:
+        recorded = (tables.metrics, tables.decisions)
+        newest = [sa.select(t.c.time).order_by(t.c.id.desc()).limit(1).subquery() for t in recorded]
+        rows = self._select(sa.union_all(*(sa.select(times.c.time) for times in newest)))
+        return float(max((row.time for row in rows), default=self.meta()["created"]))
 
     def _execute(self, statement: sa.Executable) -> None:
         with self._transaction() as connection:

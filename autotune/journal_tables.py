@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from autotune.records import TuneError
+from .records import TuneError
 
 FILE = "journal.db"
 BUSY_SECONDS = 10.0

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from .checkpoints import CheckpointInfo, CheckpointStore
+from .checkpoints import CheckpointInfo, CheckpointStore, LoadedCheckpoint
 from .data import Grade, Position, ReplayingLoader
 from .generators import Generators
+from .plant import Plant
 from .records import Data, SnapshotInfo, TuneError
-from .snapshots import Plant, Snapshot, SnapshotRing
+from .snapshots import Snapshot, SnapshotRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ class Rewinding:
         for name, low in (("every", 1), ("capacity", 0), ("replay_bytes", 0), ("checkpoint_every", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise TuneError(f"Rewinding.{name} is at least {low}, got {value}; see Rewinding for defaults")
+                raise TuneError(
+                    f"Rewinding.{name} is at least {low}, got {value}; see Rewinding"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,12 @@ class Target:
 
     step: int
     name: str | None
+    """The checkpoint's name; None for a snapshot in memory."""
     data: Data
     position: Position
-    extra: Mapping[str, Any] = field(repr=False)
-    """What `Memory.snapshot` or `Memory.checkpoint` was given."""
-    state: Snapshot | tuple[dict[str, Tensor], dict[str, Any]] = field(repr=False)
+    kept: Mapping[str, Any] = field(repr=False)
+    """What the tuner keeps beside plant and data."""
+    state: Snapshot | LoadedCheckpoint = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,11 @@ class Restored:
 
     def __str__(self) -> str:
         size = f"{self.nbytes / 1e6:.1f} MB from {self.source} in {1e3 * self.seconds:.1f} ms"
-        return f"{self.grade} ({self.why}); {size}"
+        return f"{self.grade}: {self.why}; {size}"
 
 
 class Memory:
-    """The states of a run. `extra` is what the tuner keeps beside the plant; it is handed back unread."""
+    """The states of a run, in memory and on disk. `kept`, of the tuner, is stored and handed back unread."""
 
     def __init__(
         self,
@@ -86,35 +89,37 @@ class Memory:
         settings: Rewinding,
         folder: Path,
     ) -> None:
-        self.plant = plant
-        self.loader = loader
+        self._plant = plant
         self._generators = generators
+        self._loader = loader
         self._ring = SnapshotRing(plant, settings.capacity, settings.device) if settings.capacity else None
         self._store = CheckpointStore(folder)
+        self._saved = self._store.infos()  # asked for at every tick, and only `checkpoint` changes it
 
-    def snapshot(self, step: int, extra: Mapping[str, Any]) -> None:
+    def snapshot(self, step: int, kept: dict[str, Any]) -> None:
         """Keep the present state in memory; nothing when the capacity is 0."""
         if self._ring is not None:
-            self._ring.capture(step, {"tuner": extra, "position": self.loader.position})
-            self._keep_batches()
+            self._ring.capture(step, {"position": self._loader.position, "kept": kept})
+            self._loader.keep_from(self._ring.snapshots[0].extra["position"])
 
     def checkpoint(
-        self, name: str, step: int, extra: Mapping[str, Any], *, pinned: bool, score: float | None
+        self, name: str, step: int, kept: dict[str, Any], *, pinned: bool, score: float | None
     ) -> CheckpointInfo:
         """Save the present state to disk; see `CheckpointStore.save` for what it raises."""
         state = {
-            "fingerprint": self.plant.fingerprint(),
-            "host": self.plant.host(),
+            "plant": self._plant.state(),
             "generators": self._generators.capture(),
-            "position": self.loader.position,
-            "tuner": extra,
+            "position": dataclasses.asdict(self._loader.position),
+            "kept": kept,
         }
-        return self._store.save(name, step, self.plant.tensors(), state, pinned=pinned, score=score)
+        info = self._store.save(name, step, state, pinned=pinned, score=score)
+        self._saved = self._store.infos()
+        return info
 
     def infos(self) -> list[SnapshotInfo]:
-        """Every state that can be rewound to, oldest step first."""
+        """Every state that can be rewound to, by step."""
         kept = [SnapshotInfo(s.step) for s in self._snapshots]
-        saved = [SnapshotInfo(c.step, c.name) for c in self._store.infos()]
+        saved = [SnapshotInfo(c.step, c.name) for c in self._saved]
         return sorted(kept + saved, key=lambda info: info.step)
 
     def prepare(self, to: int | str, data: Data) -> Target:
@@ -127,39 +132,67 @@ class Memory:
         Raises:
             TuneError: when there is no such state, it is damaged, or its data cannot be had as asked.
         """
-        target = self._named(to, data) if isinstance(to, str) else self._at(to, data)
-        self.loader.check(target.position, data)
+        target = self._on_disk(to, data) if isinstance(to, str) else self._at(to, data)
+        self._loader.check(target.position, data)
         return target
 
     def newest(self) -> Target:
-        """The newest whole checkpoint on disk, for a resume."""
-        return self._named(None, "replay")
+        """The newest whole checkpoint on disk, for a resume; errors as for `prepare`."""
+        return self._on_disk(None, "replay")
 
     def restore(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> Restored:
-        """Restore the data, the plant, what `rest` does with the extra, and the random generators, in this order.
+        """Restore data, plant, what `rest` does with `kept`, and the random generators, in this order.
 
-        A rewind in memory drops the snapshots of the steps that it undoes.
+        Snapshots of the steps that this undoes are dropped.
         """
         start = time.perf_counter()
-        grade, why = self.loader.rewind(target.position, target.data)
-        if isinstance(target.state, Snapshot):
-            assert self._ring is not None
-            self._ring.restore(target.state)
-            rest(target.extra)
-            self._ring.restore_generators(target.state)
-            nbytes = target.state.nbytes
-        else:
-            nbytes = self._load(target.state, rest, target.extra)
-        self._forget(target.step)
-        return Restored(
-            target.step, grade, why, time.perf_counter() - start, nbytes, target.source
-        )
+        grade, why = self._loader.rewind(target.position, target.data)
+        nbytes, source = self._load(target, rest)
+        if self._ring is not None:
+            self._ring.drop_after(target.step)
+        return Restored(target.step, grade, why, time.perf_counter() - start, nbytes, source)
 
     def resume(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> Restored:
         """As `restore`, in a new process: the data are moved when the loop names its loader."""
         start = time.perf_counter()
-        assert not isinstance(target.state, Snapshot)
-        self.loader.resume(target.position)
-        nbytes = self._load(target.state, rest, target.extra)
-        why = "model, optimizer and generators as saved; the loader reports its part when the loop starts"
-        return Restored(target.step, "bitwise", why, time.perf_counter() - start, nbytes, "disk")
+        self._loader.resume(target.position)
+        nbytes, source = self._load(target, rest)
+        why = "model, optimizer and generators as saved; the data follow when the loop starts"
+        return Restored(target.step, "bitwise", why, time.perf_counter() - start, nbytes, source)
+
+    @property
+    def _snapshots(self) -> list[Snapshot]:
+        return self._ring.snapshots if self._ring is not None else []
+
+    def _at(self, step: int, data: Data) -> Target:
+        before = [info for info in self.infos() if info.step <= step]
+        if not before:
+            there = ", ".join(str(info.step) for info in self.infos()) or "none"
+            raise TuneError(
+                f"a rewind goes to a state at or before the step asked for, got {step}; there are: {there}"
+            )
+        newest = max(before, key=lambda info: (info.step, info.name is None))
+        if newest.name is not None:
+            return self._on_disk(newest.name, data)
+        snapshot = next(s for s in self._snapshots if s.step == newest.step)
+        return Target(newest.step, None, data, snapshot.extra["position"], snapshot.extra["kept"], snapshot)
+
+    def _on_disk(self, name: str | None, data: Data) -> Target:
+        loaded = self._store.load(name)
+        self._plant.check(loaded.state["plant"])
+        position = Position(**loaded.state["position"])
+        return Target(loaded.info.step, loaded.info.name, data, position, loaded.state["kept"], loaded)
+
+    def _load(
+        self, target: Target, rest: Callable[[Mapping[str, Any]], None]
+    ) -> tuple[int, Literal["memory", "disk"]]:
+        if isinstance(target.state, Snapshot):
+            assert self._ring is not None
+            self._ring.restore(target.state)
+            rest(target.kept)
+            self._ring.restore_generators(target.state)
+            return target.state.nbytes, "memory"
+        self._plant.load(target.state.state["plant"])
+        rest(target.kept)
+        self._generators.restore(target.state.state["generators"])
+        return target.state.info.nbytes, "disk"

@@ -8,7 +8,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 from mlflow.tracking import MlflowClient
 
-from autotune.journal import Journal, MetricRow
-from autotune.mlflow_traces import change, feedback_of, trace_id, trace_of
-from autotune.records import Decision, Outcome
+from .journal import OWN, Journal, MetricRow
+from .mlflow_traces import change, feedback_of, trace_id, trace_of
+from .records import Decision, Outcome
 
 BATCH = 1000
 """The most metrics that MLflow takes in one call."""
@@ -111,19 +111,12 @@ class MlflowRun:
                 # Made but not noted, if this process was killed between the two: look by tag first.
                 found = self._client.search_runs([experiment], f"tags.`autotune.run` = '{self._id}'")
                 run = found[0] if found else self._create(experiment)
-            place = {
-                "run_id": run.info.run_id,
-                "experiment_id": run.info.experiment_id,
-                "own": run_id is None,
-            }
-            self._note("run", place)
+            info, own = run.info, run_id is None
+            self._note("run", {"run_id": info.run_id, "experiment_id": info.experiment_id, "own": own})
         if "described" not in self._state:
-            params = {
-                f"{PREFIX}{key}": str(value)[:500] for key, value in self._meta.get("params", {}).items()
-            }
-            tags = {"autotune.run": self._id, "autotune.folder": str(self._journal.folder.resolve())}
-            for part in _parts([Param(key, value) for key, value in params.items()], 100):
+            for part in _parts([Param(PREFIX + k, v) for k, v in _params(self._meta).items()], 100):
                 self._client.log_batch(self._run, params=part)
+            tags = {"autotune.run": self._id, "autotune.folder": str(self._journal.folder.resolve())}
             self._client.log_batch(self._run, tags=[RunTag(key, value) for key, value in tags.items()])
             self._note("described", True)
 
@@ -260,7 +253,7 @@ class MlflowRun:
         state = [status, self._state.get("metrics"), self._state.get("table")]
         if self._state.get("picture") == state:
             return
-        from autotune.plot import plot_run  # here, because matplotlib is slow to import
+        from .plot import plot_run  # here, because matplotlib is slow to import
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "timeline.png"
@@ -274,6 +267,23 @@ class MlflowRun:
 
 
 _NOTE = "**autotune**"
+
+
+def _params(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What the tuner was given, as text; what the journal and the delivery keep for themselves is left out."""
+    flat: dict[str, Any] = {}
+    for name in sorted(meta.keys() - {*OWN, "mlflow", "name"}):
+        value = meta[name]
+        flat |= {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: text[:500] for name, value in flat.items() if (text := _text_of(value))}
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {text}" for key, part in value.items() if (text := _text_of(part)))
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _table(decisions: Sequence[Decision], outcomes: Sequence[Outcome]) -> dict[str, Any]:

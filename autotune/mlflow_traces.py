@@ -12,7 +12,7 @@ from mlflow.entities import AssessmentSource, Feedback, Span, TraceInfo, TraceLo
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from autotune.records import Decision, Outcome, Value, action_to_json
+from .records import Decision, Outcome, Value, action_to_json
 
 
 def trace_id(run: str, decision: int) -> str:

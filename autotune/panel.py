@@ -96,7 +96,7 @@ class Panel:
     def _submit(self, policy: Policy, actions: Sequence[Action], executor: Executor) -> bool:
         """Submit what a policy wants; returns whether the run was moved or stopped."""
         for action in actions:
-            decision, fault = executor.submit(action, policy.name, frozenset(policy.controls))
+            decision, fault, _ = executor.submit(action, policy.name, frozenset(policy.controls))
             clamped = self._clamped[policy.name] + 1 if decision.status == "clamped" else 0
             self._clamped[policy.name] = clamped
             if fault:

@@ -73,7 +73,8 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
         decisions: oldest first.
     """
     lost = discarded(series.values(), decisions)
-    end = max([1, *(int(s.spent.max()) for s in series.values()), *(d.spent for d in decisions)])
+    spent = max([0, *(int(s.spent.max()) for s in series.values()), *(d.spent for d in decisions)])
+    end = max(1, spent)
     losses = {
         label: (series[name], colour)
         for label, name, colour in (("training", "loss", BLUE), ("validation", "validation/loss", ORANGE))
@@ -85,7 +86,7 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
 
     heights = [2.8, *[1.2] * len(scores), *[0.9] * len(moving), *[0.1 + 0.46 * len(sources)] * bool(sources)]
     figure = Figure(figsize=(WIDTH, 0.9 + sum(heights) + 0.32 * len(heights)), layout="constrained")
-    figure.suptitle(_heading(meta, series, moving, end), x=0.01, ha="left", fontsize=LARGE, color=INK)
+    figure.suptitle(_heading(meta, series, moving, spent), x=0.01, ha="left", fontsize=LARGE, color=INK)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     changes = [d.spent for d in decisions if d.applied and d.action.kind != "checkpoint"]
     for ax in grid:
@@ -127,7 +128,8 @@ def _metric(
             _line(ax, s.spent, s.value, kept, end, color=colour, linewidth=1.5, zorder=4, **few)
         else:
             _line(ax, s.spent, s.value, kept, end, color=colour, linewidth=0.6, alpha=0.35, zorder=3)
-            _line(ax, s.spent, _mean(s.value, ~gone, log), kept, end, color=colour, linewidth=1.6, zorder=4)
+            mean = _mean(s.value, ~gone & (s.value >= low) & (s.value <= high), log)
+            _line(ax, s.spent, mean, kept, end, color=colour, linewidth=1.6, zorder=4)
         off_scale |= _edges(ax, s, gone, colour, end)
         if label:
             handles.append(Line2D([], [], color=colour, linewidth=1.6, label=label))
@@ -143,9 +145,8 @@ def _metric(
         )  # fmt: skip
 
 
-def _mean(value: Floats, live: NDArray[np.bool_], log: bool) -> Floats:
-    """Moving average along the live branch, of logarithms on a log scale; NaN elsewhere."""
-    used = live & np.isfinite(value) & ((value > 0) | (not log))
+def _mean(value: Floats, used: NDArray[np.bool_], log: bool) -> Floats:
+    """Moving average along the used values, of logarithms on a log scale; NaN elsewhere."""
     out = np.full(len(value), np.nan)
     kept = np.log(value[used]) if log else value[used]
     mean = smooth(kept, max(9, len(kept) // 60))
@@ -159,9 +160,8 @@ def _hyperparameter(ax: Axes, title: str, s: Series, lost: Sequence[Stretch], en
     log = 2 * len(positive) > len(s.value) and bool(positive.max() > WIDE * positive.min())
     shown = positive if log else s.value
     _scale(ax, float(shown.min()), float(shown.max()), log)
-    x, y = stairs(s.spent, s.value, [*(edge for stretch in lost for edge in stretch), end])
-    gone = inside(x, lost)
-    gone[:-1] |= gone[1:] & (x[:-1] != x[1:])
+    x, y = stairs(s.spent, s.value, lost, end)
+    gone = np.repeat(inside(x[1::2], lost), 2)
     _line(ax, x, y, np.where(gone, -1, 0), end, color=PURPLE, linewidth=1.6, zorder=4)
     _line(ax, x, y, np.where(gone, 0, -1), end, color=GREY, linewidth=1.2, zorder=2)
 
@@ -246,12 +246,12 @@ def _label(
     text.remove()
 
 
-def _heading(meta: Mapping[str, Any], series: Mapping[str, Series], moving: Sequence[str], end: int) -> str:
+def _heading(meta: Mapping[str, Any], series: Mapping[str, Series], moving: Sequence[str], spent: int) -> str:
     total = f" of {meta['total_steps']:,}" if meta.get("total_steps") else ""
     still = {name: s.value[-1] for name, s in series.items() if name.startswith("hp/") and name not in moving}
     held = ", ".join(f"{_with_unit(name, meta)} {value:.4g}" for name, value in still.items())
     lines = [
-        f"{meta['name']}: {meta['status']}, {end:,}{total} steps",
+        f"{meta['name']}: {meta['status']}, {spent:,}{total} steps",
         *textwrap.wrap(f"constant: {held}" if held else "", 100),
     ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from . import journal_tables as tables
+from . import manifest
 from .journal import Journal, MetricRow, RunStatus
 from .records import Decision, Outcome, Ramp, Release, Rewind, Set, TuneError, Value, action_to_json
 
@@ -84,6 +86,17 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint on disk, as its manifest has it."""
+
+    name: str
+    step: int
+    nbytes: int
+    pinned: bool
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How a run stands."""
 
@@ -100,6 +113,8 @@ class Summary:
     """The newest value of each metric."""
     knobs: Sequence[Knob]
     decisions: Sequence[Decision]
+    checkpoints: Sequence[Saved]
+    """Those whose manifest is whole, by step."""
     mlflow: Mapping[str, Any] | None
     """`tracking_uri`, and once something was delivered `experiment_id` and `run_id`; None: MLflow is off."""
 
@@ -114,9 +129,9 @@ def summarise(folder: Path) -> Summary:
     try:
         meta, decisions = journal.meta(), journal.decisions()
         newest = _newest(folder, journal.metric_names())
-        spent, branch, step = max(
-            [(0, 0, 0), *((row.spent, row.branch, row.step) for row in (*newest, *decisions))]
-        )
+        positions = [(row.spent, row.branch, row.step) for row in newest]
+        positions += [(decision.spent, decision.branch, decision.step) for decision in decisions]
+        spent, branch, step = max(positions, default=(0, 0, 0))
         target = meta.get("mlflow")
         return Summary(
             folder=folder,
@@ -130,6 +145,7 @@ def summarise(folder: Path) -> Summary:
             last={row.name: row.value for row in newest},
             knobs=[_knob(name, facts, newest, decisions) for name, facts in meta["hyperparameters"].items()],
             decisions=decisions,
+            checkpoints=_checkpoints(folder / "checkpoints"),
             mlflow=target and {**target, **journal.delivered().get("run", {})},
         )
     finally:
@@ -199,6 +215,17 @@ def _knob(
                 human = decision.source.startswith("human:") and not isinstance(action, Release)
                 owner = decision.source if human else "policy"
     return Knob(name, value, owner, facts["low"], facts["high"], facts["unit"])
+
+
+def _checkpoints(folder: Path) -> list[Saved]:
+    # The store itself could tell, but takes torch, and a second, to import.
+    found = []
+    for path in folder.glob("[!.]*"):
+        with contextlib.suppress(TuneError):
+            about = manifest.read(path)
+            nbytes = sum(file["size"] for file in about["files"].values())
+            found.append(Saved(path.name, about["step"], nbytes, about["pinned"], about["score"]))
+    return sorted(found, key=lambda saved: (saved.step, saved.name))
 
 
 def _created(folder: Path) -> float:

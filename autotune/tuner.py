@@ -32,6 +32,7 @@ from .journal import Journal, RunStatus
 from .memory import Memory, Restored, Rewinding
 from .outcomes import Outcomes
 from .panel import Panel
+from .plant import Plant
 from .records import (
     Action,
     Checkpoint,
@@ -50,7 +51,6 @@ from .records import (
     Value,
 )
 from .sensors import Instruments, Sensor
-from .snapshots import Plant
 from .supervisor import HUMAN, Limits, Supervisor
 
 log = logging.getLogger("autotune")
@@ -386,9 +386,9 @@ class AutoTuner:
             stream.close()  # type: ignore[attr-defined]
 
     def _command(self, action: Action, by: str) -> Decision:
-        decision = self._engine.executor.submit(action, HUMAN + by).decision
+        decision, _, error = self._engine.executor.submit(action, HUMAN + by)
         if not decision.applied:
-            raise TuneError(decision.note)
+            raise TuneError(decision.note) from error
         return decision
 
     def _at_boundary(self, what: str) -> None:

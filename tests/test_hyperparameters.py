@@ -159,7 +159,7 @@ def test_choices_are_two_or_more_different_values(choices):
 
 def test_a_start_value_or_an_actuator_is_needed_and_not_both():
     for arguments in ({}, {"value": 1.0, "actuator": Held(1.0)}):
-        with pytest.raises(TuneError, match="x needs either a start value .* or an actuator"):
+        with pytest.raises(TuneError, match=r"x needs either a start value .* or an actuator"):
             FloatHyperparameter("x", low=0.0, high=2.0, **arguments)
 
 

@@ -103,7 +103,7 @@ def test_evidence_computed_with_numpy_is_stored_as_plain_values(journal):
 
 
 def test_evidence_that_is_no_plain_value_is_refused_and_leaves_no_trace(journal):
-    with pytest.raises(TuneError, match="plain JSON values, got .* a Tensor"):
+    with pytest.raises(TuneError, match=r"plain JSON values, got .* a Tensor"):
         decide(journal, Set("lr", 0.05, reason="r", evidence={"x": torch.zeros(1)}))
     assert journal.decisions() == []
 
@@ -113,9 +113,9 @@ def test_kill_9_loses_no_decision(tmp_path):
         process = started(
             tmp_path / str(round_),
             """
+            action = Set("lr", 0.1, reason="r")
             while True:
-                made = journal.decide(step=1, spent=1, branch=0, source="s", action=Set("lr", 0.1, reason="r"),
-                                      before={})
+                made = journal.decide(step=1, spent=1, branch=0, source="s", action=action, before={})
                 print(made.id, flush=True)
             """,
         )
@@ -256,19 +256,16 @@ def test_failure_of_the_writing_thread_surfaces_at_the_next_write(tmp_path, monk
     monkeypatch.setattr(journal_tables, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(journal_module, "FLUSH_SECONDS", 0.05)
     journal = Journal.create(tmp_path / "run", {})
-    journal.metric("loss", 0.0, 0, 0, 0)
     other = sqlite3.connect(journal.folder / "journal.db")
     other.execute("BEGIN EXCLUSIVE")
-    written = 1
+    journal.metric("loss", 0.0, 0, 0, 0)
+    time.sleep(0.5)  # the thread tries, and fails
     with pytest.raises(JournalError, match="database is locked"):
-        for index in range(1, 100):
-            written += 1
-            journal.metric("loss", index, index, index, 0)
-            time.sleep(0.05)
+        journal.metric("loss", 1.0, 1, 1, 0)
     other.rollback()
     other.close()
     journal.close()
-    np.testing.assert_array_equal(Journal.open(tmp_path / "run").metrics("loss").value, np.arange(written))
+    np.testing.assert_array_equal(Journal.open(tmp_path / "run").metrics("loss").value, [0.0, 1.0])
 
 
 def test_works_where_the_write_ahead_log_does_not(tmp_path, monkeypatch):
@@ -387,9 +384,11 @@ def test_a_run_has_one_training_process_and_is_free_after_its_death(tmp_path):
 def test_a_run_on_another_machine_is_judged_by_its_last_sign_of_life(journal):
     journal.set_meta("process", {"host": "elsewhere", "pid": 1, "started": "1"})
     assert journal.status() == "running"
-    journal.close()
-    os.utime(journal.folder / "journal.db", (0, 0))
-    assert Journal.open(journal.folder).status() == "killed"
+    an_hour_ago = time.time() - 3600
+    journal.set_meta("created", an_hour_ago)
+    assert journal.status() == "killed"
+    decide(journal)
+    assert journal.status() == "running"
 
 
 # --- opening -----------------------------------------------------------------------------------------------
@@ -411,9 +410,7 @@ def test_deliveries_are_noted_by_item(journal):
 
 
 def test_create_refuses_a_folder_with_a_journal(journal):
-    with pytest.raises(
-        TuneError, match="without a journal, got .*run; go on with that run by AutoTuner.resume"
-    ):
+    with pytest.raises(TuneError, match=r"without a journal, got .*; go on with that run by"):
         Journal.create(journal.folder, {})
 
 
@@ -423,13 +420,13 @@ def test_open_refuses_what_is_no_run(tmp_path):
     with pytest.raises(TuneError, match=r"holds a journal\.db"):
         Journal.open(tmp_path / "missing")
     (tmp_path / "journal.db").write_bytes(b"something else entirely" * 100)
-    with pytest.raises(TuneError, match="not a readable journal .*restore it from a copy"):
+    with pytest.raises(TuneError, match=r"not a readable journal .*restore it from a copy"):
         Journal.open(tmp_path)
 
 
 def test_open_refuses_a_journal_of_another_schema(journal):
     journal.set_meta("schema", 99)
-    with pytest.raises(TuneError, match="schema 1, got 99 in .*use the version of autotune that wrote it"):
+    with pytest.raises(TuneError, match=r"schema 1, got 99 in .*use the version of autotune that wrote it"):
         Journal.open(journal.folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from ..hyperparameters import Actuator, FloatHyperparameter, IntHyperparameter
+from ..hyperparameters import FLOAT32_ROUNDING, Actuator, FloatHyperparameter, IntHyperparameter
 from ..records import TuneError
 from .generic import Attribute
 from .param_groups import driven_by, unwrap
@@ -57,7 +58,8 @@ def dropout(
             "use attribute(module, name) for a probability that a module of your own holds"
         )
     values = {path: float(place.read()) for path, place in places.items()}
-    if len(set(values.values())) > 1:
+    first = next(iter(values.values()))
+    if not all(math.isclose(value, first, rel_tol=FLOAT32_ROUNDING) for value in values.values()):
         held = ", ".join(f"{path or 'itself'}={value:g}" for path, value in values.items())
         raise TuneError(
             f"one dropout hyperparameter needs modules that hold the same probability, got {held}; "

@@ -163,12 +163,10 @@ class ParamGroups(Actuator[float]):
             self._ratios[i] = value / first if first else 1.0
 
     def _unshare(self, i: int) -> None:
-        """Give group `i` a tensor of its own: torch makes all groups share the default's."""
+        """Give group `i` a tensor of its own: torch lets all groups share that of the defaults."""
         own = self._get(i)
-        default = self.optimizer.defaults.get(self.key)
-        shared = [default[self.element] if self.element is not None and default else default]
-        shared += [self._get(j) for j in range(len(self.optimizer.param_groups)) if j != i]
-        if isinstance(own, Tensor) and any(own is other for other in shared):
+        others = (self._get(j) for j in range(len(self.optimizer.param_groups)) if j != i)
+        if isinstance(own, Tensor) and any(own is other for other in others):
             self._replace(i, own.clone())
 
     def _number(self, i: int) -> float:

@@ -40,7 +40,7 @@ class GradientSNR(Sensor):
         """See `Sensor.prepare`."""
         self._subset = Subset(parameters.tensors, parameters.device)
         self._everything = tuple(range(len(parameters.tensors)))
-        sizes = torch.tensor(self._subset.sizes, device=parameters.device)
+        sizes = torch.tensor(self._subset.sizes, device=parameters.device)  # sync: once, at the start
         self._shares = self._subset.shares(self._everything).repeat_interleave(sizes)
         self._mean = torch.zeros_like(self._shares)
         self._variance = torch.zeros_like(self._shares)

@@ -17,7 +17,7 @@ from .gradient_norm import GradientNorm
 from .gradient_snr import GradientSNR
 from .groups import layer_groups
 from .loss import LossStatistics
-from .loss_scale import LossScale
+from .loss_scale import LossScale, scale_of
 from .nonfinite import NonFinite
 from .sensor import Gradients, Parameters, Readings, Sensor
 from .step_time import StepTime
@@ -95,7 +95,7 @@ class Instruments:
             self._by_name[type(sensor).__name__] = sensor
         reported = {name for s in self._sensors if not set(s.listens) <= {"loss"} for name in s.signals}
         self.signals = frozenset(names - reported)
-        """What is measured wherever the loss is reported; what needs other reports (validation) comes on top."""
+        """What may come in a loop that reports its loss; what needs other reports (validation) is extra."""
         self._listeners: dict[str, list[Sensor]] = {}
         for sensor in self._sensors:
             for name in sensor.listens:
@@ -117,8 +117,7 @@ class Instruments:
         """A batch has been trained on and no step was taken; call before the next one is handed out."""
         if not self._sensors or (self._step + 1) % self._every:
             return
-        scale = None if self._scaler is None else self._scaler._get_scale_async()
-        gradients = self._gradients(scale)
+        gradients = self._gradients(scale_of(self._scaler))
         if len(gradients):
             for sensor in self._sensors:
                 sensor.micro_batch(gradients)

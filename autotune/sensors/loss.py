@@ -37,7 +37,8 @@ class LossWindow:
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take the losses back."""
         self._losses.clear()
-        self._losses.extend(state["losses"].to(device, copy=True).unbind())
+        losses = state["losses"].to(device, copy=True)  # sync: on resume only, a rewind stays on the device
+        self._losses.extend(losses.unbind())
 
 
 class LossStatistics(Sensor):
@@ -65,8 +66,7 @@ class LossStatistics(Sensor):
         losses = self._window.tensor()
         if len(losses) == 1:
             return Readings(self.signals[:1], losses)
-        variance, mean = torch.var_mean(losses)
-        return Readings(self.signals, torch.stack([mean, variance]))
+        return Readings(self.signals, torch.stack([losses.mean(), losses.var()]))
 
     def state_dict(self) -> dict[str, Any]:
         """The window."""

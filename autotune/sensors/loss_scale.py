@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.amp import GradScaler
 
 from .sensor import Gradients, Parameters, Readings, Sensor
+
+
+def scale_of(scaler: GradScaler | None) -> Tensor | None:
+    """The scaler's own tensor, which `get_scale` would synchronise to read; None before it is first used."""
+    # A disabled scaler has no such tensor and would raise.
+    return scaler._get_scale_async() if scaler is not None and scaler.is_enabled() else None
 
 
 class LossScale(Sensor):
@@ -31,7 +38,7 @@ class LossScale(Sensor):
 
     def before_step(self, gradients: Gradients) -> Readings | None:
         """See `Sensor.before_step`."""
-        scale = self._scaler._get_scale_async()  # get_scale() would synchronise
+        scale = scale_of(self._scaler)
         if scale is None:
             return None
         return Readings(self.signals, scale.to(self._device, copy=True, non_blocking=True).reshape(1))

@@ -16,8 +16,8 @@ class UpdateRatio(Sensor):
     """‖Δw‖ / ‖w‖ of one step, `update_ratio`, and of each layer group, `update_ratio/<group>`.
 
     w are the weights before the step of the parameters that have a gradient. Both norms are taken over the
-    same fixed subset of coordinates (`Subset`), exact for tensors of up to 4,096 and with a standard error of
-    1 % to a few per cent for a single larger one; so no copy of the weights is kept. Weights that are all
+    same fixed subset of coordinates (`Subset`), exact for tensors of up to 2,048 and with a standard error of
+    2 % to a few per cent for a single larger one; so no copy of the weights is kept. Weights that are all
     zero and do not move have ratio 0, those that leave zero infinity.
     """
 

@@ -26,16 +26,18 @@ class Quadratic:
     Args:
         tails: degrees of freedom of the Student-t noise on the log loss; 3 is very heavy.
         noise: its scale.
+        memory: its correlation from step to step, in [0, 1).
         poison: batches whose gradient is multiplied by 100 and points anywhere.
         nan: batches whose loss is NaN.
         spikes: batches whose loss is 50 times too high, and whose gradient is sound.
     """
 
     def __init__(
-        self, seed=0, noise=0.1, tails=5.0, floor=1e-3, condition=30, gradient_noise=0.01, ceiling=None,
+        self, seed=0, noise=0.1, tails=5.0, floor=1e-3, condition=30, gradient_noise=0.01, memory=0.0, ceiling=None,
         poison=range(0), nan=range(0), spikes=range(0),
     ):  # fmt: skip
         self.seed, self.noise, self.tails, self.floor = seed, noise, tails, floor
+        self.memory, self.wander = memory, 0.0
         self.gradient_noise, self.ceiling = gradient_noise, ceiling
         self.poison, self.nan, self.spikes = poison, nan, spikes
         self.curvature = np.geomspace(1 / condition, 1, 20)
@@ -51,7 +53,9 @@ class Quadratic:
                 gradient = gradient * np.exp(-loss / self.ceiling)
                 loss = self.ceiling * -np.expm1(-loss / self.ceiling)
             gradient = gradient + self.gradient_noise * rng.standard_normal(20)
-            measured = (loss + self.floor) * np.exp(self.noise * rng.standard_t(self.tails))
+            fresh = np.sqrt(1 - self.memory**2) * rng.standard_t(self.tails)
+            self.wander = self.memory * self.wander + fresh
+            measured = (loss + self.floor) * np.exp(self.noise * self.wander)
             if batch in self.poison:
                 gradient = 100 * rng.standard_normal(20)
                 measured *= 1000
@@ -74,10 +78,10 @@ class Quadratic:
             return 0.5 * (self.curvature * self.w**2).sum() + self.floor
 
     def capture(self):
-        return self.w.copy()
+        return self.w.copy(), self.wander
 
     def restore(self, state):
-        self.w = state.copy()
+        self.w, self.wander = state[0].copy(), state[1]
 
 
 class Loop:

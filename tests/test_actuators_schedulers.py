@@ -34,7 +34,7 @@ every_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 
 
 def plant(tensor_rate=False):
-    """Two groups whose parameters stand at 0 with gradient 1: after a step, minus the parameter is the rate."""
+    """Two groups whose parameters are put to 0 with gradient 1 before a step: then minus them is the rate."""
     weights = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2)]
     rates = [0.1, 0.02]
     if tensor_rate:
@@ -189,6 +189,28 @@ def test_a_momentum_does_not_multiply():
     _, optimizer = plant()
     with pytest.raises(TuneError, match="must stay below 1; use schedule='override'"):
         momentum(optimizer, schedule="multiply")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_group_whose_schedule_starts_at_zero_is_ruled_as_well(first):
+    def schedules(optimizer):
+        ramps = [lambda k: k / 4, lambda k: 1.0]
+        return S.LambdaLR(optimizer, ramps if first == 0 else ramps[::-1])
+
+    weights, optimizer = plant()
+    scheduler = schedules(optimizer)
+    factor = learning_rate(optimizer, schedule="multiply")
+    factor.actuator.attach()
+    factor.write(3.0)
+    used, shown, _ = run(weights, optimizer, scheduler)
+    assert used == [[3.0 * rate for rate in rates] for rates in shown]
+
+    weights, optimizer = plant()
+    scheduler = schedules(optimizer)
+    rate = learning_rate(optimizer, schedule="override")
+    rate.actuator.attach()
+    assert rate() == 0.1
+    assert run(weights, optimizer, scheduler)[0] == [[0.1, 0.1 * (0.02 / 0.1)]] * STEPS
 
 
 def test_two_groups_can_be_ruled_in_two_ways():

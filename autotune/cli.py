@@ -1,0 +1,323 @@
+"""The command line: what runs have done, as text, JSON or a picture, and the way into MLflow.
+
+What is slow to import (torch, mlflow, matplotlib) is imported by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .delivery import DeliveryError, run_link
+from .delivery import sync as deliver
+from .journal import Journal, JournalError
+from .mlflow_server import ServerError, serve
+from .records import TuneError
+from .runs import Summary, UnknownRun, document, find, resolve, summarise, undelivered
+from .terminal import age, number, print_line, print_table
+
+FAILURE, USAGE = 1, 2
+PICTURES = (".png", ".svg", ".pdf")
+
+
+class Commands(TyperGroup):
+    """Turns what can go wrong into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader has seen enough: typer ends without a word
+        except (TuneError, DeliveryError, JournalError, ServerError, OSError) as error:
+            typer.echo(f"autotune: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(USAGE if isinstance(error, UnknownRun) else FAILURE) from error
+
+
+app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+
+Run = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", show_default=False,
+        help="A run's folder, its name or the beginning of its name; left out or `latest`: the newest run.",
+    ),
+]  # fmt: skip
+Root = Annotated[Path, typer.Option(envvar="AUTOTUNE_RUNS", metavar="FOLDER", help="Where the runs are.")]
+ROOT = Path("autotune-runs")
+
+
+def main() -> None:
+    """The program `autotune`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a locale without arrows gets `?`
+    try:
+        try:
+            app(prog_name="autotune")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit flushes, and complains
+        sys.exit(FAILURE)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"autotune {version('autotune-torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Look at training runs that a closed-loop tuner has steered.
+
+    A run is named by its folder, by its name, or by the beginning of its name.
+
+    Exit codes: 0 all is well, 1 it failed, 2 wrong usage or no such run.
+
+    Example: autotune show latest
+    """
+
+
+@app.command()
+def runs(root: Root = ROOT) -> None:
+    """List the runs, newest first.
+
+    Example: autotune runs --root ~/experiments
+    """
+    rows = []
+    for folder in find(root):
+        try:
+            run = summarise(folder)
+        except TuneError:
+            rows.append([folder.name, "unreadable", "", "", "", ""])
+            continue
+        last = run.decisions[-1] if run.decisions else None
+        rows.append(
+            [
+                folder.name,
+                run.status,
+                _steps(run),
+                number(run.last.get("loss")),
+                f"{last.source}: {last.action.describe()} ({last.status})" if last else "",
+                age(run.created),
+            ]
+        )
+    if not rows:
+        typer.echo(f"autotune: no run in {root} yet", err=True)
+        return
+    print_table(["RUN", "STATE", ">STEPS", ">LOSS", "LAST DECISION", ">AGE"], rows)
+
+
+@app.command()
+def show(run: Run = None, root: Root = ROOT) -> None:
+    """How a run stands, in figures.
+
+    Example: autotune show latest
+    """
+    s = summarise(resolve(run, root))
+    scores = [name for name in s.last if name in ("loss", "loss_mean") or name.startswith("validation/")]
+    facts = [
+        ("run", s.folder.name),
+        ("folder", str(s.folder.resolve())),
+        ("state", f"{s.status}, started {age(s.created)} ago"),
+        ("steps", f"{_steps(s)} spent; at step {s.step:,} of branch {s.branch}"),
+        *((name, number(s.last[name])) for name in scores),
+        ("policies", ", ".join(s.policies) or "none"),
+        ("mlflow", _mlflow(s)),
+    ]
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        print_line(f"{name:<{width}}  {text}")
+    counts = Counter((d.source, d.status) for d in s.decisions)
+    knobs = [[k.name, number(k.value), k.unit, k.owner, number(k.low), number(k.high)] for k in s.knobs]
+    made = [[source, status, str(count)] for (source, status), count in counts.items()]
+    saved = [
+        [c.name, str(c.step), f"{c.nbytes / 1e6:.1f}", number(c.score), "for ever" if c.pinned else ""]
+        for c in s.checkpoints
+    ]
+    for columns, rows in (
+        (["HYPERPARAMETER", ">VALUE", "UNIT", "OWNER", ">LOW", ">HIGH"], knobs),
+        (["DECISIONS OF", "STATUS", ">COUNT"], made),
+        (["CHECKPOINT", ">STEP", ">MB", ">SCORE", "KEPT"], saved),
+    ):
+        if rows:
+            print_line("")
+            print_table(columns, rows)
+
+
+@app.command()
+def decisions(
+    run: Run = None,
+    root: Root = ROOT,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document a line, with reason, evidence and outcomes.")
+    ] = False,
+) -> None:
+    """Every decision, applied or not.
+
+    Example: autotune decisions latest --json | jq -c '[.step, .status]'
+    """
+    journal = Journal.open(resolve(run, root))
+    try:
+        made, outcomes = journal.decisions(), journal.outcomes()
+    finally:
+        journal.close()
+    if as_json:
+        for decision in made:
+            typer.echo(json.dumps(document(decision, outcomes), ensure_ascii=False, allow_nan=False))
+        return
+    if not made:
+        typer.echo("autotune: nothing has been decided in this run", err=True)
+        return
+    verdicts = {outcome.decision: outcome.verdict for outcome in outcomes}
+    print_table(
+        [">ID", ">STEP", ">SPENT", "SOURCE", "DECISION", "STATUS", "OUTCOME", "WHY"],
+        [
+            [
+                str(d.id), str(d.step), str(d.spent), d.source, d.action.describe(), d.status,
+                verdicts.get(d.id, ""), "; ".join(part for part in (d.action.reason, d.note) if part),
+            ]
+            for d in made
+        ],
+    )  # fmt: skip
+
+
+@app.command()
+def plot(
+    run: Run = None,
+    root: Root = ROOT,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", show_default=False,
+            help="A .png, .svg or .pdf; left out: RUN.png in the current folder.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Draw a run as a picture.
+
+    Losses, hyperparameters, decisions and the stretches that were rewound. Prints the picture's path.
+
+    Example: autotune plot latest -o run.svg
+    """
+    if output is not None and output.suffix not in PICTURES:
+        raise typer.BadParameter(f"a picture ends in {', '.join(PICTURES)}, got {output}", param_hint="-o")
+    folder = resolve(run, root)
+    path = output or Path(f"{folder.resolve().name}.png")
+    from .plot import plot_run
+
+    plot_run(folder, path)
+    print_line(str(path))
+
+
+@app.command()
+def sync(run: Run = None, root: Root = ROOT) -> None:
+    """Deliver to MLflow what is missing there.
+
+    Each thing arrives once, however often this is called.
+
+    Example: autotune sync latest
+    """
+    folder = resolve(run, root)
+    try:
+        sent = deliver(folder)
+    except DeliveryError as error:
+        metrics, made = undelivered(folder)
+        raise DeliveryError(f"{error}; left to deliver: {metrics} metrics, {made} decisions") from error
+    print_line(f"delivered {sent.metrics} metrics, {sent.decisions} decisions, {sent.outcomes} outcomes")
+    print_line(_mlflow(summarise(folder)))
+
+
+@app.command("mlflow")
+def mlflow_page(
+    run: Run = None,
+    root: Root = ROOT,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, show_default=False, help="0: any that is free; left out: 5000 if that is free."
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Start MLflow's page, and print its link.
+
+    It shows the store that the run went to, on this machine only. Ctrl-C stops it.
+
+    Example: autotune mlflow latest --port 8080
+    """
+    s = summarise(resolve(run, root))
+    if s.mlflow is None:
+        raise TuneError(
+            f"MLflow shows runs that were delivered to it, and {s.folder} has MLflow off; see `autotune show`"
+        )
+    uri = s.mlflow["tracking_uri"]
+    if _remote(uri):
+        print_line(_link(uri, s))
+        return
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        typer.echo(f"autotune: starting MLflow on {uri}, which takes some seconds", err=True)
+        with serve(uri, port) as server:
+            print_line(_link(server.address, s))
+            typer.echo("autotune: Ctrl-C stops it", err=True)
+            server.process.wait()
+            raise ServerError("MLflow's server has ended by itself; start it again")
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Of every random generator.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the run and its picture.")
+    ] = Path("demo"),
+) -> None:
+    """Watch the tuner rescue a training run.
+
+    It trains a classifier of handwritten digits from a learning rate 100 times too high, with a burst of
+    corrupted batches on the way, and takes about two minutes.
+
+    Example: autotune demo --seed 1
+    """
+    from .demo import main as run_demo
+
+    run_demo(seed=seed, output=output)
+
+
+def _steps(run: Summary) -> str:
+    return f"{run.spent:,}/{run.total_steps:,}" if run.total_steps else f"{run.spent:,}"
+
+
+def _remote(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http://", "https://"))
+
+
+def _mlflow(run: Summary) -> str:
+    if run.mlflow is None:
+        return "off"
+    uri = run.mlflow["tracking_uri"]
+    return _link(uri, run) if _remote(uri) else f"{uri}; `autotune mlflow {run.folder.name}` opens it"
+
+
+def _link(address: str, run: Summary) -> str:
+    assert run.mlflow is not None
+    if "experiment_id" not in run.mlflow:  # nothing has been delivered yet
+        return f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning"
+    return run_link(address, run.mlflow["experiment_id"], run.mlflow["run_id"])

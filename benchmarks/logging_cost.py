@@ -1,0 +1,131 @@
+"""What logging to MLflow costs the training thread.
+
+`OMP_NUM_THREADS=1 python -m autotune.benchmarks.logging_cost` trains one small model in blocks of two
+seconds, in turn bare and with four metrics logged every step (a tuner that samples every ten steps logs about
+half as many), and compares the means of the pairs: journal, its thread and the delivery to MLflow together.
+In the bare blocks the delivering process is halted, so that nothing of it is hidden in both.
+
+Three servers: one that works, one that accepts and never answers, none at all. Target: at most 30 µs a step.
+Exits 1 if it is missed. Takes about three minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from autotune.delivery import Delivery, target
+from autotune.journal import Journal
+from autotune.mlflow_server import serve
+
+MICROSECONDS = 30.0
+SECONDS = 2.0
+PAIRS = 10
+METRICS = ("loss", "gradient_norm", "step_time", "hp/lr")
+
+
+def training() -> Callable[[], None]:
+    """One step of about a millisecond."""
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+    optimizer = torch.optim.AdamW(model.parameters())
+    inputs = torch.randn(64, 256)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def block(step: Callable[[], None], log: Callable[[int], None] | None, first: int) -> tuple[float, int]:
+    """Train for `SECONDS`.
+
+    Returns:
+        Seconds a step, and the number of steps.
+    """
+    start = time.perf_counter()
+    steps = 0
+    while time.perf_counter() - start < SECONDS:
+        step()
+        if log:
+            log(first + steps)
+        steps += 1
+    return (time.perf_counter() - start) / steps, steps
+
+
+def measure(folder: Path, tracking_uri: str) -> tuple[float, float, int]:
+    """Train with a delivery to `tracking_uri`.
+
+    Returns:
+        Seconds a bare step, seconds that logging adds to one, and how many metrics reached MLflow.
+    """
+    journal = Journal.create(folder, {})
+    delivery = Delivery(journal, target(tracking_uri, "logging cost"))
+    deliverer = delivery._process.pid
+    step = training()
+
+    def log(spent: int) -> None:
+        for name in METRICS:
+            journal.metric(name, 0.5, spent, spent, 0)
+
+    time.sleep(5.0)  # it has imported MLflow and made its run, or met its trouble
+    spent, bare, added = 0, [], []
+    for pair in range(PAIRS + 1):
+        times = {}
+        for logs in (True, False) if pair % 2 else (False, True):
+            os.kill(deliverer, signal.SIGCONT if logs else signal.SIGSTOP)
+            times[logs], steps = block(step, log if logs else None, spent)
+            spent += steps if logs else 0
+            journal.flush()
+        if pair:  # the first one warms up
+            bare.append(times[False])
+            added.append(times[True] - times[False])
+    os.kill(deliverer, signal.SIGCONT)
+    journal.end("finished")
+    delivery.close()
+    arrived = journal.delivered().get("metrics", {"id": 0})["id"]
+    journal.close()
+    return statistics.median(bare), statistics.median(added), arrived
+
+
+def main() -> int:
+    """Print the table; 1 if a target is missed."""
+    table = Table("MLflow server", "bare step", "logging adds", "target", "metrics that arrived")
+    worst = 0.0
+    with (
+        tempfile.TemporaryDirectory() as name,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.socket() as closed,
+        serve(f"sqlite:///{name}/mlflow.db", 0) as server,
+    ):
+        closed.bind(("127.0.0.1", 0))  # bound, so nobody else's, and not listening
+        silent_uri, dead_uri = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (silent, closed))
+        for case, uri in (("up", server.address), ("silent", silent_uri), ("dead", dead_uri)):
+            bare, added, arrived = measure(Path(name) / case, uri)
+            worst = max(worst, added)
+            table.add_row(
+                case,
+                f"{bare * 1e6:.0f} µs",
+                f"{added * 1e6:.1f} µs",
+                f"≤ {MICROSECONDS:.0f} µs",
+                f"{arrived:,}",
+            )
+    Console().print(table)
+    return int(worst * 1e6 > MICROSECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""The invariants of the design, each by name; those of several processes are not built yet."""
+
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from loops import OPTIMIZERS, Loop, Scripted, same
+from torch.nn.functional import cross_entropy
+
+from autotune import FloatHyperparameter, Limits, Rewinding, TuneError
+from autotune.actuators import learning_rate
+from autotune.hyperparameters import Held
+from autotune.journal import Journal
+from autotune.records import Ramp, Rewind, Set
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_1_an_attached_tuner_that_never_acts_changes_nothing(tmp_path, optimizer, workers):
+    bare = Loop(optimizer, workers).bare(40)
+    loop = Loop(optimizer, workers)
+    with loop.tuner(tmp_path / "run", total_steps=40, evaluate=loop.validate, evaluate_every=7) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    assert loop.losses == bare.losses
+    assert same(loop.state(), bare.state())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("to", [0, 1, 12])
+def test_2_a_rewind_and_the_same_steps_are_bitwise_three_times(tmp_path, to, workers):
+    """An epoch has 8 steps: 12 is in the second one, and the steps that come again end in the third."""
+    loop = Loop(workers=workers)
+    runs = []
+    with loop.tuner(tmp_path / "run", rewinding=Rewinding(every=1, capacity=30), total_steps=200) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.step == 20:
+                runs.append((loop.losses[-(20 - to) :], loop.state()))
+                if len(runs) == 4:
+                    break
+                restored = tuner.rewind(to)
+                assert (restored.grade, restored.step, tuner.step) == ("bitwise", to, to)
+    for losses, state in runs[1:]:
+        assert losses == runs[0][0]
+        assert same(state, runs[0][1])
+
+
+def test_3_a_restore_moves_no_tensor_and_recompiles_nothing(tmp_path):
+    loop = Loop()
+    compiled = torch.compile(loop.model, backend="aot_eager")
+    torch._dynamo.reset()
+    with loop.tuner(tmp_path / "run", rewinding=Rewinding(every=5), total_steps=60) as tuner:
+
+        def pointers():
+            slots = [t for s in loop.optimizer.state.values() for t in s.values()]
+            return [t.data_ptr() for t in [*loop.model.parameters(), *loop.model.buffers(), *slots]]
+
+        before = frames = None
+        for inputs, labels in tuner.batches(loop.loader):
+            loss = cross_entropy(compiled(inputs), labels)
+            loop.optimizer.zero_grad()
+            loss.backward()
+            loop.optimizer.step()
+            if tuner.spent == 20:
+                before, frames = pointers(), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+                tuner.rewind(10)
+            if tuner.spent == 40:
+                tuner.rewind(15)
+                assert pointers() == before
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames
+
+
+@pytest.mark.parametrize("schedule", [None, "multiply", "override"])
+def test_4_what_a_person_sets_stays_until_it_is_released(tmp_path, schedule):
+    loop = Loop()
+    if schedule:
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(loop.optimizer, 60)
+        lr = learning_rate(loop.optimizer, schedule=schedule)
+        stateful = {"scheduler": scheduler}
+    else:
+        scheduler, lr, stateful = None, learning_rate(loop.optimizer), {}
+    meddler = Scripted({s: [Set("lr", 1e-3 * s, reason="meddling")] for s in (20, 30, 50)})
+    with loop.tuner(
+        tmp_path / "run", hyperparameters=[lr], policies=[meddler], stateful=stateful, total_steps=60
+    ) as tuner:
+        values = {}
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if scheduler:
+                scheduler.step()
+            if tuner.spent == 15:
+                tuner.set("lr", 5e-3, by="ada")
+            if tuner.spent == 42:
+                tuner.release("lr", by="ada")
+            values[tuner.spent] = lr()
+    assert {values[s] for s in range(15, 51)} == {5e-3}
+    assert values[51] == pytest.approx(1e-3 * 50)
+    statuses = [(d.source, d.status) for d in tuner.decisions]
+    assert statuses == [
+        ("human:ada", "applied"),
+        ("scripted", "refused"),
+        ("scripted", "refused"),
+        ("human:ada", "applied"),
+        ("scripted", "applied"),
+    ]
+    assert "held by human:ada" in tuner.decisions[1].note
+
+
+def test_4_a_rewind_leaves_a_persons_value_and_takes_the_policies_back(tmp_path):
+    loop = Loop()
+    noise = FloatHyperparameter("noise", 0.1, low=0, high=1)
+    policy = Scripted({20: [Set("noise", 0.3, reason="more")]}, controls=("noise",))
+    with loop.tuner(
+        tmp_path / "run",
+        hyperparameters=[learning_rate(loop.optimizer), noise],
+        policies=[policy],
+        rewinding=Rewinding(every=5),
+        total_steps=40,
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.spent == 25:
+                tuner.set("lr", 5e-3)
+                tuner.rewind(10)
+                assert (tuner.hyperparameters["lr"](), noise()) == (5e-3, 0.1)
+                assert loop.optimizer.param_groups[0]["lr"] == 5e-3
+
+
+def test_5_what_write_returns_is_what_the_next_step_uses(tmp_path):
+    loop = Loop("sgd")
+    used = []
+    loop.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    policy = Scripted({10: [Set("lr", 0.05, reason="")], 20: [Ramp("lr", 0.01, 4, reason="")]})
+    with loop.tuner(tmp_path / "run", policies=[policy], total_steps=30) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+    assert tuner.decisions[0].after == {"lr": 0.05}
+    assert used[:10] == [0.1] * 10
+    assert used[10:20] == [0.05] * 10
+    assert used[20:26] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01, 0.01])
+
+
+class Stuck(Held):
+    """An actuator whose plant refuses everything above 0.5, after it has half written it."""
+
+    def write(self, value):
+        super().write(value)
+        if value > 0.5:
+            raise RuntimeError("valve stuck")
+        return value
+
+
+@pytest.mark.parametrize(
+    ("actions", "status", "note"),
+    [
+        ([Set("lr", math.nan, reason="")], "refused", "must be finite, got nan"),
+        ([Set("momentum", 0.9, reason="")], "refused", "no hyperparameter is called 'momentum'"),
+        ([Set("valve", 0.9, reason="")], "failed", "valve stuck"),
+        ([Rewind(-5, reason="")], "refused", "at or before the step asked for, got -5"),
+        ([Rewind("nowhere", reason="")], "refused", "nowhere"),
+        (lambda observation: 1 / 0, None, "ZeroDivisionError"),
+        (["sleep"], None, "decide returns actions, got 'sleep'"),
+    ],
+)
+def test_6_what_is_refused_or_fails_leaves_the_plant_untouched(tmp_path, actions, status, note):
+    bare = Loop().bare(40)
+    loop = Loop()
+    valve = FloatHyperparameter("valve", low=0, high=1, actuator=Stuck(0.2))
+    policy = Scripted({20: actions}, controls=("lr", "valve"))
+    with loop.tuner(
+        tmp_path / "run",
+        hyperparameters=[learning_rate(loop.optimizer), valve],
+        policies=[policy],
+        total_steps=40,
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    assert valve() == 0.2
+    assert same(loop.state(), bare.state())
+    if status:
+        assert tuner.decisions[0].status == status
+    assert note in " ".join([tuner.decisions[0].note, tuner.decisions[0].action.reason])
+    with_the_journal = Journal.open(tmp_path / "run").decisions()
+    assert [(d.status, d.note) for d in with_the_journal] == [(d.status, d.note) for d in tuner.decisions]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {10: lambda observation: 1 / 0},
+        {10: [Set("lr", math.nan, reason="")]},
+        {s: [Set("lr", 2.0 + s, reason="")] for s in (10, 20, 30)},
+    ],
+    ids=["raises", "returns NaN", "leaves its bounds thrice"],
+)
+def test_6_a_policy_that_breaks_the_rules_is_benched_and_training_goes_on(tmp_path, script):
+    loop = Loop()
+    policy = Scripted(script)
+    lr = learning_rate(loop.optimizer, high=1.0)
+    with loop.tuner(tmp_path / "run", hyperparameters=[lr], policies=[policy], total_steps=60) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if not len(loop.losses) % 10:
+                loop.optimizer.param_groups[0]["lr"] = 1e-2
+    assert tuner.step == 60
+    asked = len(policy.seen)
+    assert asked == max(script) // 10
+    assert "scripted is benched" in tuner.decisions[-1].action.reason
+
+
+TRAINING = """
+import sys
+sys.path.insert(0, {tests!r})
+from loops import Loop, Scripted
+from autotune import Rewinding
+from autotune.records import Set
+loop = Loop()
+script = {{s: [Set("lr", 1e-2 / (1 + s % 7), reason="now and then")] for s in range(10, 100_000, 10)}}
+policy = Scripted(script)
+arguments = dict(policies=[policy], total_steps=100_000, rewinding=Rewinding(checkpoint_every=25))
+folder = {folder!r}
+resuming = {resuming}
+tuner = loop.resume(folder, **arguments) if resuming else loop.tuner(folder, **arguments)
+print(tuner.step, tuner.spent, flush=True)
+for batch in tuner.batches(loop.loader):
+    tuner.report(loss=loop.step(batch))
+    if tuner.decisions and tuner.decisions[-1].action.kind == "set":
+        print("applied", tuner.decisions[-1].id, flush=True)
+"""
+
+
+def test_7_kill_9_loses_no_decision_and_the_last_whole_checkpoint_loads(tmp_path):
+    folder, tests = str(tmp_path / "run"), __file__.rpartition("/")[0]
+    spent = told = 0
+    for round_ in range(15):
+        code = TRAINING.format(tests=tests, folder=folder, resuming=round_ > 0)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        started = process.stdout.readline().split()
+        assert started, f"round {round_} did not start"
+        assert int(started[1]) >= spent, "spent only grows"
+        time.sleep(0.15 + 0.013 * round_)
+        process.kill()
+        applied = [int(line.split()[1]) for line in process.stdout if line.startswith("applied")]
+        process.wait()
+        journal = Journal.open(folder)
+        statuses = {d.id: d.status for d in journal.decisions()}
+        told = max([told, *applied])
+        assert all(statuses[i] != "pending" for i in applied)
+        spent = journal.last_spent()
+        journal.close()
+    assert told > 15
+    loop = Loop()
+    tuner = loop.resume(folder, policies=[Scripted({s: [] for s in range(10, 100_000, 10)})])
+    assert tuner.step % 25 == 0
+    assert tuner.step > 0
+    assert not [d for d in Journal.open(folder).decisions() if d.status == "pending"]
+    tuner.close()
+
+
+def test_8_steps_never_exceed_the_budget_and_rewinds_are_bounded(tmp_path):
+    loop = Loop()
+    again = Scripted(
+        {
+            s: [Rewind(0, "skip", (Set("lr", 1e-2 / s, reason=""),), reason="again")]
+            for s in range(10, 200, 10)
+        }
+    )
+    with loop.tuner(
+        tmp_path / "run", policies=[again], total_steps=100, limits=Limits(max_rewinds=3)
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+        assert len(loop.losses) == tuner.spent == 100
+        assert tuner.step == 70
+        assert [d.status for d in tuner.decisions].count("applied") == 3
+        assert "all 3 rewinds are used up" in tuner.decisions[-1].note
+        assert list(tuner.batches(loop.loader)) == []
+
+
+def test_8_a_rewind_that_changes_nothing_is_refused(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", rewinding=Rewinding(every=10), total_steps=30) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+        with pytest.raises(TuneError, match="changes nothing"):
+            tuner.rewind(30)
+        assert tuner.rewind(29).step == 20
+
+
+RESUMED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from loops import Loop, Scripted
+from autotune.records import Ramp
+loop = Loop("sgd", workers={workers})
+policy = Scripted({{60: [Ramp("lr", 0.02, 80, reason="")], 150: [Ramp("lr", 0.01, 30, reason="")]}})
+tuner = loop.resume({folder!r}, policies=[policy], total_steps=200, evaluate=loop.validate)
+with tuner:
+    for batch in tuner.batches(loop.loader):
+        tuner.report(loss=loop.step(batch))
+torch.save((loop.losses, loop.state(), tuner.signals["loss"].step.tolist()), {out!r})
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_10_0_to_200_equals_0_to_100_saved_and_in_a_new_process_to_200(tmp_path, workers):
+    script = {60: [Ramp("lr", 0.02, 80, reason="")], 150: [Ramp("lr", 0.01, 30, reason="")]}
+
+    def run(folder, stop):
+        loop = Loop("sgd", workers=workers)
+        with loop.tuner(
+            folder, policies=[Scripted(script)], total_steps=200, evaluate=loop.validate
+        ) as tuner:
+            for batch in tuner.batches(loop.loader):
+                tuner.report(loss=loop.step(batch))
+                if tuner.step == stop:
+                    tuner.checkpoint("half")
+                    break
+        return loop
+
+    whole = run(tmp_path / "whole", 200)
+    run(tmp_path / "parts", 100)
+    out = tmp_path / "resumed.pt"
+    tests = __file__.rpartition("/")[0]
+    code = RESUMED.format(tests=tests, workers=workers, folder=str(tmp_path / "parts"), out=str(out))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    losses, state, steps = torch.load(out)
+    assert losses == whole.losses[100:]
+    assert same(state, whole.state())
+    assert steps == list(range(1, 201))

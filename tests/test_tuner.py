@@ -1,0 +1,415 @@
+"""`AutoTuner` as a user meets it: what it accepts, what it refuses, and what it leaves behind."""
+
+import logging
+import math
+import threading
+
+import pytest
+import torch
+from loops import INPUTS, LABELS, Loop, Scripted, same
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from autotune import AutoTuner, FloatHyperparameter, IntHyperparameter, Rewinding, TuneError
+from autotune.actuators import (
+    VariableBatchSampler,
+    batch_size,
+    gradient_clip,
+    learning_rate,
+    sequence_length,
+    weight_decay,
+)
+from autotune.journal import Journal
+from autotune.records import Rewind, Set, Stop
+
+
+def trained(loop, tuner, batches=None):
+    for batch in batches or tuner.batches(loop.loader):
+        tuner.report(loss=loop.step(batch))
+
+
+# --- bad input -----------------------------------------------------------------------------------------
+
+
+def other_model():
+    return nn.Linear(20, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"total_steps": 0}, "total_steps is at least 1 step, got 0"),
+        ({"sample_every": 0}, "sample_every is at least 1 step, got 0"),
+        ({"policies": [Scripted({}, controls=("momentum",))]}, "needs the hyperparameter 'momentum'"),
+        ({"policies": [Scripted({}), Scripted({})]}, "names of their own, got 'scripted' twice"),
+        ({"policies": [Scripted({}, name="supervisor")]}, "'supervisor' twice or reserved"),
+        ({"policies": [object()]}, "a policy has name, requires"),
+        ({"hyperparameters": ["lr"]}, "are Hyperparameter objects, got 'lr'"),
+        ({"stateful": {"what": 3}}, "got int for 'what'"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_before_anything_is_written(tmp_path, arguments, words):
+    with pytest.raises(TuneError, match=words):
+        Loop().tuner(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_needs_a_signal_nobody_measures_is_refused_naming_both(tmp_path):
+    policy = Scripted({})
+    policy.requires = ("loss", "validation/loss")
+    with pytest.raises(TuneError, match=r"'scripted' needs the signal 'validation/loss'.*evaluate="):
+        Loop().tuner(tmp_path / "run", policies=[policy])
+
+
+def test_signals_of_evaluate_and_of_reports_are_known_beforehand(tmp_path):
+    policy = Scripted({})
+    policy.requires = ("validation/accuracy", "reward")
+    loop = Loop()
+
+    def evaluate():
+        return {"loss": loop.validate(), "accuracy": 0.5}
+
+    with loop.tuner(
+        tmp_path / "run", policies=[policy], evaluate=evaluate, reports=["reward"], total_steps=20
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch), reward=1.5)
+            with pytest.raises(TuneError, match="got 'rewrad'"):
+                tuner.report(rewrad=2.0)
+    last = policy.seen[-1].signals
+    assert (last["validation/accuracy"].last, last["reward"].last) == (0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    "second", [lambda o: learning_rate(o, group=0), lambda o: learning_rate(o, name="rate")]
+)
+def test_two_owners_of_one_place_are_refused(tmp_path, second):
+    loop = Loop()
+    with pytest.raises(TuneError, match="one owner"):
+        loop.tuner(tmp_path / "run", hyperparameters=[learning_rate(loop.optimizer), second(loop.optimizer)])
+    with pytest.raises(TuneError, match="two hyperparameters are called 'lr'"):
+        loop.tuner(
+            tmp_path / "run",
+            hyperparameters=[learning_rate(loop.optimizer), FloatHyperparameter("lr", 0.5, low=0, high=1)],
+        )
+
+
+def test_an_optimizer_of_another_model_is_refused(tmp_path):
+    loop = Loop()
+    with pytest.raises(TuneError, match="optimizer must hold parameters of the model"):
+        AutoTuner(other_model(), loop.optimizer, folder=tmp_path / "run", mlflow=False)
+
+
+def test_a_loop_that_steps_another_optimizer_is_found_out(tmp_path):
+    loop = Loop()
+    another = torch.optim.SGD(loop.model.parameters(), lr=0.1)
+    with loop.tuner(tmp_path / "run", total_steps=10) as tuner:
+
+        def forgetful():
+            for _ in tuner.batches(loop.loader):
+                another.step()
+
+        with pytest.raises(TuneError, match="1000 batches without a step"):
+            forgetful()
+
+
+def test_a_rewind_between_next_and_step_is_refused(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=30, rewinding=Rewinding(every=5)) as tuner:
+        for batch in tuner.batches(loop.loader):
+            if tuner.step == 20:
+                with pytest.raises(TuneError, match=r"between next\(\) and optimizer.step\(\)"):
+                    tuner.rewind(10)
+                with pytest.raises(TuneError, match=r"a checkpoint needs a step boundary"):
+                    tuner.checkpoint()
+            loop.step(batch)
+
+
+def test_a_loader_that_cannot_replay_is_refused_with_the_way_out(tmp_path):
+    loop = Loop()
+    once = ((INPUTS[i : i + 8], LABELS[i : i + 8]) for i in range(200))
+    settings = Rewinding(every=10, replay_bytes=4000)
+    with loop.tuner(tmp_path / "run", total_steps=60, rewinding=settings) as tuner:
+        for batch in tuner.batches(once):
+            loop.step(batch)
+            if tuner.spent == 40:
+                before = loop.state()
+                with pytest.raises(TuneError, match="data='skip'"):
+                    tuner.rewind(10)
+                assert same(loop.state(), before)
+                assert tuner.rewind(10, data="skip").step == 10
+    assert tuner.decisions[0].status == "refused"
+
+
+@pytest.mark.parametrize("data", ["redo", None])
+def test_an_unknown_way_with_the_data_is_refused(tmp_path, data):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=20) as tuner:
+        trained(loop, tuner)
+        with pytest.raises(TuneError, match="data is one of replay, skip"):
+            tuner.rewind(0, data=data)
+
+
+def test_unknown_names_and_values_of_a_person_are_refused_with_the_reason(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=20) as tuner:
+        with pytest.raises(TuneError, match="no hyperparameter is called 'rate'; registered: lr"):
+            tuner.set("rate", 0.1)
+        with pytest.raises(TuneError, match="must lie in"):
+            tuner.set("lr", 1e9)
+        with pytest.raises(TuneError, match="must be finite, got nan"):
+            tuner.set("lr", math.nan)
+        with pytest.raises(TuneError, match="at least 1 step"):
+            tuner.ramp("lr", 0.1, 0)
+        with pytest.raises(TuneError, match="nothing to release"):
+            tuner.release("lr")
+        with pytest.raises(TuneError, match="'best'"):
+            tuner.rewind("best")
+
+
+@pytest.mark.parametrize("result", [None, "good", {"accuracy": 0.5}, {"loss": None}])
+def test_an_evaluation_that_returns_no_loss_is_refused(tmp_path, result):
+    loop = Loop()
+    with (
+        loop.tuner(tmp_path / "run", total_steps=20, evaluate=lambda: result, evaluate_every=5) as tuner,
+        pytest.raises(TuneError, match="evaluate returns"),
+    ):
+        trained(loop, tuner)
+
+
+def test_a_used_folder_is_refused_and_a_resume_needs_a_run_with_a_checkpoint(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=10) as tuner:
+        trained(loop, tuner)
+    with pytest.raises(TuneError, match=r"AutoTuner\.resume"):
+        Loop().tuner(tmp_path / "run")
+    with pytest.raises(TuneError, match="checkpoint"):
+        Loop().resume(tmp_path / "run")
+    with pytest.raises(TuneError, match="nowhere"):
+        Loop().resume(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "another model"])
+def test_a_checkpoint_that_is_not_what_it_should_be_is_refused_and_named(tmp_path, damage):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=30) as tuner:
+        batches = tuner.batches(loop.loader)
+        for batch in batches:
+            loop.step(batch)
+            if tuner.step == 10:
+                tuner.checkpoint("ten")
+            if tuner.step == 20:
+                break
+        file = tmp_path / "run" / "checkpoints" / "ten" / "tensors.safetensors"
+        content = bytearray(file.read_bytes())
+        if damage == "truncated":
+            file.write_bytes(content[:-100])
+        elif damage == "flipped":
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        else:
+            tuner.close()
+            stranger = Loop()
+            stranger.model = nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 4))
+            stranger.optimizer = torch.optim.AdamW(stranger.model.parameters())
+            with pytest.raises(TuneError, match=r"model.*differ"):
+                stranger.resume(tmp_path / "run")
+            return
+        before = loop.state()
+        with pytest.raises(TuneError, match=r"ten|tensors\.safetensors"):
+            tuner.rewind("ten")
+        assert same(loop.state(), before)
+
+
+# --- what a loop may do --------------------------------------------------------------------------------
+
+
+def test_epochs_of_the_users_own_work_without_a_total(tmp_path):
+    bare = Loop().bare(24)
+    loop = Loop()
+    with loop.tuner(tmp_path / "run") as tuner:
+        for _ in range(3):
+            trained(loop, tuner)
+    assert (tuner.step, loop.losses) == (24, bare.losses)
+
+
+def test_a_rewind_from_disk_across_epochs_is_bitwise(tmp_path):
+    loop = Loop()
+    runs = []
+    with loop.tuner(tmp_path / "run", total_steps=100, rewinding=Rewinding(capacity=0)) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.step == 5:
+                tuner.checkpoint("five")
+            if tuner.step == 21:
+                runs.append((loop.losses[-16:], loop.state()))
+                if len(runs) == 3:
+                    break
+                restored = tuner.rewind("five")
+                assert (restored.grade, restored.source) == (
+                    "state-exact",
+                    "disk",
+                )  # the batches are drawn anew
+    assert runs[0][0] == runs[1][0] == runs[2][0]
+    assert same(runs[0][1], runs[2][1])
+
+
+def test_skip_leaves_the_batches_behind(tmp_path):
+    loop = Loop()
+    stream = [(INPUTS[8 * i : 8 * i + 8] + 0, LABELS[8 * i : 8 * i + 8]) for i in range(30)]
+    seen = []
+    with loop.tuner(tmp_path / "run", total_steps=25, rewinding=Rewinding(every=5)) as tuner:
+        for batch in tuner.batches(stream):
+            seen.append(next(i for i, b in enumerate(stream) if b[0] is batch[0]))
+            loop.step(batch)
+            if tuner.spent == 13:
+                tuner.rewind(10, data="skip")
+            if tuner.spent == 18:
+                tuner.rewind(5)
+    assert seen == [*range(13), *range(13, 18), *range(5, 10), *range(13, 15)]
+
+
+def test_accumulation_counts_steps_and_measures_the_noise_scale(tmp_path):
+    loop = Loop()
+    accumulation = IntHyperparameter("accumulation", 4, low=1, high=8)
+    with loop.tuner(tmp_path / "run", hyperparameters=[accumulation], total_steps=40) as tuner:
+        for i, (inputs, labels) in enumerate(tuner.batches(loop.loader)):
+            loss = cross_entropy(loop.model(inputs), labels) / accumulation()
+            loss.backward()
+            tuner.report(loss=loss * accumulation())
+            if (i + 1) % accumulation() == 0:
+                loop.optimizer.step()
+                loop.optimizer.zero_grad()
+    assert (i + 1, tuner.step) == (160, 40)
+    assert "gradient_noise_scale" in tuner.signals
+    assert tuner.signals["loss"].step.tolist() == [1 + j // 4 for j in range(160)]
+
+
+def test_a_scaler_that_skips_steps_is_no_step(tmp_path):
+    loop = Loop("sgd")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
+    with loop.tuner(tmp_path / "run", stateful={"scaler": scaler}, total_steps=30) as tuner:
+        for i, (inputs, labels) in enumerate(tuner.batches(loop.loader)):
+            loss = cross_entropy(loop.model(inputs * (math.inf if i == 10 else 1.0)), labels)
+            loop.optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(loop.optimizer)
+            scaler.update()
+            tuner.report(loss=loss)
+    assert (i + 1, tuner.step) == (31, 30)
+    assert tuner.signals["loss_scale"].value.tolist()[0] == 2.0**10
+    assert tuner.signals["loss_scale"].last == 2.0**9
+    assert math.isnan(tuner.signals["loss"].value[10])
+
+
+def test_hyperparameters_of_every_sort_are_moved_in_a_live_run(tmp_path):
+    loop = Loop("sgd")
+    sampler = VariableBatchSampler(torch.utils.data.RandomSampler(range(256)), 32, drop_last=True)
+    loop.loader = torch.utils.data.DataLoader(loop.loader.dataset, batch_sampler=sampler)
+    parameters = [
+        learning_rate(loop.optimizer),
+        weight_decay(loop.optimizer),
+        gradient_clip(loop.optimizer, 1.0),
+        batch_size(loop.loader),
+        sequence_length(20, low=4, high=20, dim=1),
+    ]
+    names = [p.name for p in parameters]
+    goals = {"lr": 0.05, "weight_decay": 1e-3, "batch_size": 16}
+    policy = Scripted({10: [Set(n, v, reason="") for n, v in goals.items()]}, controls=tuple(names))
+    shapes = []
+    with loop.tuner(tmp_path / "run", hyperparameters=parameters, policies=[policy], total_steps=30) as tuner:
+        for batch in tuner.batches(loop.loader):
+            shapes.append(tuple(batch[0].shape))
+            loop.step(batch)
+            assert math.sqrt(sum(p.grad.square().sum() for p in loop.model.parameters())) < 1.0 + 1e-5
+    assert {name: tuner.hyperparameters[name]() for name in goals} == goals
+    assert (shapes[0], shapes[-1]) == ((32, 20), (16, 20))
+
+
+def test_suggest_mode_records_and_changes_nothing(tmp_path):
+    bare = Loop().bare(40)
+    loop = Loop()
+    policy = Scripted(
+        {
+            10: [Set("lr", 0.5, reason="")],
+            20: [Rewind(0, "skip", reason=""), Stop(reason="")],
+        }
+    )
+    with loop.tuner(tmp_path / "run", policies=[policy], suggest=True, total_steps=40) as tuner:
+        trained(loop, tuner)
+    assert same(loop.state(), bare.state())
+    assert [d.status for d in tuner.decisions] == ["suggested"] * 3
+
+
+def test_stop_ends_the_loop_at_the_boundary(tmp_path):
+    loop = Loop()
+    policy = Scripted({20: [Stop(reason="enough")]})
+    with loop.tuner(tmp_path / "run", policies=[policy], total_steps=40) as tuner:
+        trained(loop, tuner)
+    assert tuner.step == 20
+
+
+def test_a_break_and_an_exception_leave_a_journal_that_says_so(tmp_path):
+    loop = Loop()
+
+    def broken():
+        with loop.tuner(tmp_path / "failed") as tuner:
+            for batch in tuner.batches(loop.loader):
+                loop.step(batch)
+                raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        broken()
+    assert Journal.open(tmp_path / "failed").status() == "failed"
+    with loop.tuner(tmp_path / "left", hyperparameters=[learning_rate(loop.optimizer)]) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            break
+    assert Journal.open(tmp_path / "left").status() == "finished"
+
+
+def test_a_closed_tuner_leaves_no_hook_behind(tmp_path):
+    loop = Loop()
+    hooks = loop.optimizer._optimizer_step_pre_hooks, loop.optimizer._optimizer_step_post_hooks
+    clip = gradient_clip(loop.optimizer, 1.0)
+    with loop.tuner(tmp_path / "run", hyperparameters=[clip], total_steps=5) as tuner:
+        assert all(hooks)
+        trained(loop, tuner)
+    tuner.close()
+    assert not any(hooks)
+    assert not [t for t in threading.enumerate() if t.name.startswith("autotune")]
+
+
+def test_nan_is_a_signal_and_no_crash(tmp_path):
+    loop = Loop("sgd")
+    loop.optimizer.param_groups[0]["lr"] = 1e6
+    policy = Scripted({})
+    with loop.tuner(tmp_path / "run", hyperparameters=[], policies=[], total_steps=60) as tuner:
+        trained(loop, tuner)
+    loss = tuner.signals["loss"].value
+    assert len(loss) == 60
+    assert not math.isfinite(loss[-1])
+    assert tuner.signals["nonfinite"].last > 0
+    assert policy.seen == []
+
+
+def test_a_journal_that_cannot_be_written_stops_decisions_and_not_the_training(tmp_path, caplog):
+    bare = Loop().bare(40)
+    loop = Loop()
+    policy = Scripted({20: [Set("lr", 0.5, reason="")]})
+    with (
+        caplog.at_level(logging.ERROR, "autotune"),
+        loop.tuner(tmp_path / "run", policies=[policy], total_steps=40) as tuner,
+    ):
+        for batch in tuner.batches(loop.loader):
+            if tuner.step == 15:
+                lock = Journal.open(tmp_path / "run")._engine.connect()
+                lock.exec_driver_sql("BEGIN EXCLUSIVE")
+            if tuner.step == 25:
+                lock.rollback()
+                lock.close()
+            tuner.report(loss=loop.step(batch))
+    assert same(loop.state(), bare.state())
+    assert tuner.decisions == ()
+    assert "cannot be written" in caplog.text
+    assert len(Journal.open(tmp_path / "run").metrics("loss").step) == 40
