@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import shutil
 import time
@@ -19,16 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .encoding import decode, encode
+from .encoding import DTYPES, decode, encode
 from .manifest import read, seal, sync, verify
 from .records import TuneError
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
+_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]{0,99}")
 _SAVING, _REPLACED, _DROPPED = ".saving-", ".replaced-", ".dropped-"
 
@@ -221,10 +224,28 @@ def check_name(name: str) -> str:
 
 
 def _load(path: Path) -> LoadedCheckpoint:
-    about = verify(path)
-    tensors = load_file(path / TENSORS)
-    state = decode(json.loads((path / STATE).read_bytes()), tensors)
+    about, contents = verify(path)
+    state = decode(json.loads(contents[STATE][:]), _tensors(contents[TENSORS]))
     return LoadedCheckpoint(_info(path, about), state)
+
+
+def _tensors(data: mmap.mmap) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, as views of its memory.
+
+    Source: the format's description in the README of huggingface/safetensors.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    out = {}
+    for name, entry in header.items():
+        dtype, (low, high) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+        count = (high - low) // dtype.itemsize
+        flat = (
+            torch.frombuffer(data, dtype=dtype, count=count, offset=start + low) if count else torch.empty(0)
+        )
+        out[name] = flat.to(dtype).reshape(entry["shape"])
+    return out
 
 
 def _info(path: Path, about: Mapping[str, Any], seconds: float = math.nan) -> CheckpointInfo:

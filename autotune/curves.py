@@ -150,5 +150,6 @@ def limits(live: Floats, every: Floats) -> tuple[float, float, bool]:
     if log:
         every, bulk = np.log(every[every > 0]), np.log(bulk)
     reach = bulk[1] - bulk[0]
-    low, high = max(every.min(), bulk[0] - reach), min(every.max(), bulk[1] + reach)
+    shown = every[(every >= bulk[0] - reach) & (every <= bulk[1] + reach)]
+    low, high = shown.min(), shown.max()
     return (float(np.exp(low)), float(np.exp(high)), True) if log else (float(low), float(high), False)

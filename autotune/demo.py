@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .benchmarks import digits
+from autotune.benchmarks import digits
+
 from .plot import plot_run
 from .records import Decision
 from .tuner import AutoTuner, new_folder

@@ -18,6 +18,26 @@ from torch import Tensor
 
 from .records import TuneError
 
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What tensors may hold, and what safetensors calls it."""
+
 _TAG = "$"
 _SEQUENCES: dict[str, type] = {"tuple": tuple, "set": set, "frozenset": frozenset, "size": torch.Size}
 _MAPPINGS: dict[str, type] = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
@@ -88,7 +108,7 @@ class _Encoder:
         return [[self.encode(k, _join(path, k)), self.encode(v, _join(path, k))] for k, v in value.items()]
 
     def _hoist(self, tensor: Tensor, path: str) -> str:
-        if tensor.layout is not torch.strided or tensor.dtype is torch.complex128 or tensor.is_quantized:
+        if tensor.layout is not torch.strided or tensor.dtype not in DTYPES:
             raise _refused(path, f"a tensor of {tensor.layout}, {tensor.dtype}")
         if id(tensor) not in self._names:
             name = path if path not in self._tensors else f"{path}#{len(self._tensors)}"
@@ -130,8 +150,8 @@ def decode(data: Any, tensors: Mapping[str, Tensor]) -> Any:
                 )
             return tensors[data["name"]]
         case "array" | "scalar":
-            array = np.frombuffer(base64.b64decode(data["data"]), np.dtype(data["dtype"]))
-            array = array.reshape(data["shape"]).copy()
+            buffer = bytearray(base64.b64decode(data["data"]))
+            array: np.ndarray[Any, Any] = np.ndarray(data["shape"], data["dtype"], buffer)
             return array if tag == "array" else array[()]
         case "float":
             return float(data["value"])

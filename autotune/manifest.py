@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ MANIFEST = "MANIFEST.json"
 
 _FORMAT = 1
 _CHUNK = 16 * 2**20  # bytes per checksum
-_PIECE = 2**18  # bytes read at once: they stay in the processor's cache
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -33,10 +33,11 @@ def seal(folder: Path, files: Sequence[str], about: Mapping[str, Any]) -> dict[s
     """
     with ThreadPoolExecutor(1) as pool:
         synced = pool.map(sync, [folder / name for name in files])
-        sizes = {name: (folder / name).stat().st_size for name in files}
-        sums = {name: _checksums(folder / name, size) for name, size in sizes.items()}
+        listed = {}
+        for name in files:
+            with _mapped(folder / name) as data:
+                listed[name] = {"size": len(data), "crc32": _checksums(data)}
         list(synced)  # raises what a sync has raised
-    listed = {name: {"size": sizes[name], "crc32": sums[name]} for name in files}
     manifest = {"format": _FORMAT, **about, "files": listed}
     (folder / MANIFEST).write_bytes(_sealed(manifest))
     sync(folder / MANIFEST)
@@ -44,26 +45,29 @@ def seal(folder: Path, files: Sequence[str], about: Mapping[str, Any]) -> dict[s
     return manifest
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path) -> tuple[dict[str, Any], dict[str, mmap.mmap]]:
     """Compare every byte of the files with the manifest.
 
     Returns:
-        The manifest.
+        The manifest, and each file as the memory that was verified: private, so that writing to it alters
+        no file.
 
     Raises:
         TuneError: when a file is missing, truncated or altered, the manifest too; it says which.
     """
     manifest = read(folder)
+    contents = {}
     for name, whole in manifest["files"].items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
         if size is None:
             raise _damaged(folder, f"{name} is missing")
         if size != whole["size"]:
             raise _damaged(folder, f"{name} has {size} bytes instead of {whole['size']}")
-        if _checksums(file, size) != whole["crc32"]:
+        contents[name] = _mapped(path)
+        if _checksums(contents[name]) != whole["crc32"]:
             raise _damaged(folder, f"{name} does not have the checksum that it was written with")
-    return manifest
+    return manifest, contents
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -114,19 +118,13 @@ def _damaged(folder: Path, what: str) -> TuneError:
     )
 
 
-def _checksums(path: Path, size: int) -> str:
-    """CRC-32 of each chunk in hexadecimal, computed by several threads (zlib lets them run side by side)."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda start: _checksum(path, start), range(0, size, _CHUNK))
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _checksums(data: mmap.mmap) -> str:
+    """CRC-32 of each chunk in hexadecimal, by several threads: zlib lets them run side by side."""
+    with memoryview(data) as view, ThreadPoolExecutor(_THREADS) as pool:
+        sums = pool.map(lambda start: zlib.crc32(view[start : start + _CHUNK]), range(0, len(view), _CHUNK))
         return " ".join(f"{crc:08x}" for crc in sums)
-
-
-def _checksum(path: Path, start: int) -> int:
-    crc, left = 0, _CHUNK
-    buffer = memoryview(bytearray(_PIECE))
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while left and (count := file.readinto(buffer[:left])):
-            crc = zlib.crc32(buffer[:count], crc)
-            left -= count
-    return crc

@@ -270,7 +270,7 @@ _NOTE = "**autotune**"
 
 
 def _params(meta: Mapping[str, Any]) -> dict[str, str]:
-    """What the tuner was given, as text; what the journal and the delivery keep for themselves is left out."""
+    """What the tuner was given, as text, without what journal and delivery keep for themselves."""
     flat: dict[str, Any] = {}
     for name in sorted(meta.keys() - {*OWN, "mlflow", "name"}):
         value = meta[name]

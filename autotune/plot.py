@@ -128,7 +128,7 @@ def _metric(
             _line(ax, s.spent, s.value, kept, end, color=colour, linewidth=1.5, zorder=4, **few)
         else:
             _line(ax, s.spent, s.value, kept, end, color=colour, linewidth=0.6, alpha=0.35, zorder=3)
-            mean = _mean(s.value, ~gone & (s.value >= low) & (s.value <= high), log)
+            mean = _mean(s.value, kept, ~gone & (s.value >= low) & (s.value <= high), log)
             _line(ax, s.spent, mean, kept, end, color=colour, linewidth=1.6, zorder=4)
         off_scale |= _edges(ax, s, gone, colour, end)
         if label:
@@ -145,12 +145,16 @@ def _metric(
         )  # fmt: skip
 
 
-def _mean(value: Floats, used: NDArray[np.bool_], log: bool) -> Floats:
-    """Moving average along the used values, of logarithms on a log scale; NaN elsewhere."""
+def _mean(value: Floats, part: Ints, used: NDArray[np.bool_], log: bool) -> Floats:
+    """Moving average within each part, of logarithms on a log scale; NaN where there is none."""
     out = np.full(len(value), np.nan)
-    kept = np.log(value[used]) if log else value[used]
-    mean = smooth(kept, max(9, len(kept) // 60))
-    out[used] = np.exp(mean) if log else mean
+    width = max(9, int(used.sum()) // 60)
+    for branch in np.unique(part[used]):
+        i = np.flatnonzero(used & (part == branch))
+        mean = smooth(np.log(value[i]) if log else value[i], width)
+        ends = width // 8 if len(i) > width else 0  # so few values that the mean is no smoother than they are
+        out[i] = np.exp(mean) if log else mean
+        out[i[:ends]] = out[i[len(i) - ends :]] = np.nan
     return out
 
 

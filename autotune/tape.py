@@ -159,8 +159,7 @@ def _collect(item: Any, leaves: list[Leaf], depth: int) -> None:
 
 
 def _is_shared(tensor: torch.Tensor) -> bool:
-    strided = tensor.is_cpu and tensor.layout == torch.strided
-    return strided and tensor.is_shared()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return tensor.is_cpu and tensor.layout == torch.strided and tensor.untyped_storage().is_shared()
 
 
 def _nbytes(leaf: Leaf) -> int:

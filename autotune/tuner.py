@@ -150,12 +150,12 @@ class AutoTuner:
             journal=self._journal,
         )
         self._inside = False  # the loop's body runs
-        self._taken: int | None = None  # `spent` when the batch was handed out; None: the body has rewound
+        self._taken = 0  # `spent` when the batch was handed out, or _REWOUND by the body since
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
-            optimizer.register_step_pre_hook(torch._dynamo.disable(self._engine.before_step)),
-            optimizer.register_step_post_hook(torch._dynamo.disable(self._engine.after_step)),
+            optimizer.register_step_pre_hook(torch.compiler.disable(self._engine.before_step)),
+            optimizer.register_step_post_hook(torch.compiler.disable(self._engine.after_step)),
         ]
         controls.attach()  # after the sensors' hooks, so that those see gradients before they are clipped
         to = target(run_id=mlflow if isinstance(mlflow, str) else None)
@@ -293,7 +293,7 @@ class AutoTuner:
         """
         self._at_boundary("rewind")
         self._command(Rewind(to, data, reason=reason), by)
-        self._taken = None
+        self._taken = _REWOUND
         assert self._engine.restored is not None
         return self._engine.restored
 
@@ -368,8 +368,8 @@ class AutoTuner:
                 self._inside, self._taken = True, engine.clock.spent
                 yield batch
                 self._inside = False
-                if self._taken is None:
-                    continue  # the body has rewound: this boundary was another branch's
+                if self._taken == _REWOUND:
+                    continue  # this boundary was another branch's
                 if engine.clock.spent > self._taken:
                     unstepped = 0
                     engine.boundary()
@@ -443,3 +443,4 @@ def _examples(batch: Any) -> int:
 
 
 _END = object()
+_REWOUND = -1

@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autotune import AutoTuner
 from autotune.actuators import learning_rate
-
-from ..policies import DivergenceGuard, Plateau
+from autotune.policies import DivergenceGuard, Plateau
 
 STEPS = 2000
 BATCH = 64
@@ -104,9 +103,9 @@ def build(seed: int, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
 def accuracy(model: nn.Module, part: Batch) -> float:
     """Percent of right answers in eval mode."""
     model.eval()
-    hits = (model(part[0]).argmax(1) == part[1]).float().mean().item()
+    hits: Tensor = model(part[0]).argmax(1) == part[1]
     model.train()
-    return 100 * hits
+    return 100 * hits.float().mean().item()
 
 
 def bare(seed: int, rate: float, burst: range = range(0), steps: int = STEPS) -> Result:

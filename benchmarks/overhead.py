@@ -96,7 +96,7 @@ def compare(
 ) -> Timing:
     """`paired` for a model, once bare and once with a tuner that has these arguments."""
     torch.manual_seed(0)
-    loader = [inputs]
+    loader = [inputs] * 1000
 
     def start(tuner_of: Callable[[nn.Module, torch.optim.Optimizer], AutoTuner] | None) -> Block:
         model = make()

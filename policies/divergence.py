@@ -17,8 +17,6 @@ Array = NDArray[np.float64]
 
 LEVEL = 10  # values whose median is the present level
 RECENT = 25  # values whose median is the healthy level
-ANOMALY = 6.0  # standard deviations
-UNDONE, MOST = 2.0, 0.75  # enough, where this part of the progress is lost
 FLOOR = 0.05  # smallest standard deviation believed in
 
 DEAD_AFTER = 30  # values
@@ -57,19 +55,9 @@ class Band:
         The deviation is that of the running level itself, so that it has the values' correlation in it; at
         least what independent values give (1.2533 / √10 of theirs), and 0.05.
         """
-        levels = np.median(np.lib.stride_tricks.sliding_window_view(y, LEVEL)[:: LEVEL // 2], axis=1)
+        levels = running_median(y, LEVEL, every=LEVEL // 2)
         deviation = max(_spread(levels), 1.2533 / math.sqrt(LEVEL) * _spread(y), FLOOR)
         return cls(float(np.median(y[-RECENT:])), deviation)
-
-    def limits(self, first: float) -> tuple[float, float]:
-        """Above the first one a level is anomalous.
-
-        Above the second one most of the progress from the run's `first` value is undone: this is anomalous
-        where it holds for nearly all values.
-        """
-        anomaly = self.level + ANOMALY * self.deviation
-        undone = self.level + max(UNDONE * self.deviation, MOST * (first - self.level))
-        return anomaly, min(anomaly, undone)
 
 
 def beginning(y: Array, first: float) -> tuple[Beginning, float]:
@@ -80,9 +68,11 @@ def beginning(y: Array, first: float) -> tuple[Beginning, float]:
         first: y of the initial weights.
     """
     n = len(y)
+    if n < 5:
+        return "open", 0.0
     late = y[-max(2 * LEVEL, n // 2) :]
     deviation = _noise(late)
-    peak = _sustained(y[:BEGINNING], 5) - first
+    peak = float(running_median(y[:BEGINNING], 5).max()) - first
     if peak > max(EXPLODED_BY, EXPLODED * deviation):
         return "exploded", peak
     if n < DEAD_AFTER:
@@ -90,13 +80,33 @@ def beginning(y: Array, first: float) -> tuple[Beginning, float]:
     level, error = float(np.median(late)), 1.2533 * deviation / math.sqrt(len(late))
     if level < first - max(LEARNED_BY, LEARNED * deviation):
         return "learned", peak
-    peak = _sustained(y[:BEGINNING], 3) - first
+    peak = float(running_median(y[:BEGINNING], 3).max()) - first
     half = len(late) // 2
     fell = float(np.median(late[:half]) - np.median(late[half:]))
     falling = n < BEGINNING and fell > FALLING * 2 * error
     if peak <= max(ROSE_BY, ROSE * deviation) or falling or level < first - error:
         return "open", peak
     return "dead", peak
+
+
+def _spread(y: Array) -> float:
+    """Standard deviation about the resistant line through the medians of both halves (Brown & Mood 1951).
+
+    The larger one of 1.4826 MAD and (90 % quantile − median) / 1.2816: a minority of harder batches counts.
+    """
+    half = len(y) // 2
+    slope = (np.median(y[-half:]) - np.median(y[:half])) / (len(y) - half)
+    rest = np.sort(y - slope * np.arange(len(y)))
+    middle = np.median(rest)
+    upper = rest[int(0.9 * (len(rest) - 1))] - middle
+    return float(max(1.4826 * np.median(np.abs(rest - middle)), upper / 1.2816))
+
+
+def running_median(y: Array, length: int, every: int = 1) -> Array:
+    """Medians of `length` values in a row, beginning at every `every`-th; at least one, of what there is."""
+    windows = np.lib.stride_tricks.sliding_window_view(y, min(length, len(y)))
+    medians: Array = np.median(windows[::every], axis=1)
+    return medians
 
 
 def _spread(y: Array) -> float:

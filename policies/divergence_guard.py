@@ -21,20 +21,22 @@ from autotune.records import (
     TuneError,
 )
 
-from .divergence import LEVEL, Band, beginning, y_of
+from .divergence import LEVEL, RECENT, Array, Band, beginning, running_median, y_of
 
 # Steps.
 WINDOW = 200  # healthy losses that a new one is compared with
 ENOUGH = 30  # losses without which there is no healthy level
 PATIENCE = 50  # how long a finite anomaly may take to recover
 LOST = 3  # non-finite losses in a row that do not recover any more
+ANOMALY = 8.0  # deviations of the level
+MOST = 0.75  # of the progress
 MARGIN = 5  # states younger than this before the first anomaly may be damaged already
 GROWN = 1000  # what has lived as long is past its beginning
 WARM_UP, START_WARM_UP = 50, 20  # from a tenth of the lowered rate up to it
 HEALED = 500  # healthy steps after which earlier attempts are forgotten
 # Factors for the rate.
 LOWER, LOWER_AGAIN = 1 / 2, 1 / 4
-START_LOWER, START_LOWER_FAR, FAR = 1 / 3, 1 / 10, math.log(100)
+START_LOWER, START_LOWER_FAR, FAR = 1 / 5, 1 / 10, math.log(100)
 MOVED = 0.3  # path of the weights over their size, without which nothing can have broken
 FIRST_UPDATE = 0.3  # update-to-weight ratio of a first step; beyond it no rate is worth trying
 
@@ -85,9 +87,7 @@ class DivergenceGuard:
 
     requires: Sequence[str] = ("loss",)
 
-    def __init__(
-        self, hyperparameter: str = "lr", attempts: int = 6, name: str = "divergence_guard"
-    ) -> None:
+    def __init__(self, hyperparameter: str = "lr", attempts: int = 6, name: str = "divergence_guard") -> None:
         if attempts < 1:
             raise TuneError(f"attempts is at least 1, got {attempts}; leave the guard out to have none")
         self.name = name
@@ -97,6 +97,7 @@ class DivergenceGuard:
         self._seen = 0  # step of the newest loss that was judged
         self._first: int | None = None  # step of the first anomaly that has not recovered
         self._initial: list[float] = []  # losses of the initial weights; one more with each return to them
+        self._best: list[float] | None = None  # a loss at the best level yet, and the level's deviation there
         self._learned: int | None = None  # step at which the loss was below them
         self._tries = 0
         self._acted = 0  # spent at the last try
@@ -119,7 +120,12 @@ class DivergenceGuard:
         if alarm is not None and observation.spent >= self._wait:
             back = int(loss.step[begin - 1]) if begin else int(loss.step[0]) - 1
             return self._act(alarm, back, observation)
-        if self._tries and self._first is None and alarm is None and observation.spent >= self._acted + HEALED:
+        if (
+            self._tries
+            and self._first is None
+            and alarm is None
+            and observation.spent >= self._acted + HEALED
+        ):
             self._tries, self._escalated = 0, False
         return ()
 
@@ -130,7 +136,7 @@ class DivergenceGuard:
         if offset[-1] != self._branch:
             self._branch = int(offset[-1])
             back = int(loss.step[begin - 1]) if begin else int(loss.step[0]) - 1
-            self._seen, self._first = back, None
+            self._seen, self._first, self._best = back, None, None
             if not begin and math.isfinite(loss.value[0]):
                 self._initial.append(float(loss.value[0]))
             if self._learned is not None and self._learned > back:
@@ -153,32 +159,48 @@ class DivergenceGuard:
         end = int(loss.step.searchsorted(self._seen if self._first is None else self._first - 1, "right"))
         healthy = loss.value[max(0, end - WINDOW) : end]
         healthy = healthy[np.isfinite(healthy)]
-        enough = len(healthy) >= ENOUGH
         usual = np.concatenate([healthy, initial])
-        band = Band.of(y_of(healthy, usual)) if enough else Band(math.inf, math.inf)
-        anomaly, undone = band.limits(float(np.median(y_of(initial, usual))) if len(initial) else math.inf)
         y = y_of(loss.value[end:], usual)
+        limit, band = math.inf, None
+        if len(healthy) >= ENOUGH:
+            band = Band.of(y_of(healthy, usual))
+            limit = band.level + ANOMALY * band.deviation
         if self._first is None:
-            above = np.flatnonzero((y > undone) | np.isposinf(y))
-            if not len(above):
-                return None
-            self._first = self._dated(int(loss.step[end + above[0]]), observation)
-            y = y[above[0] :]
+            above = np.flatnonzero((y > limit) | np.isposinf(y))
+            if len(above):
+                self._first = self._dated(int(loss.step[end + above[0]]), observation)
+        if lost and self._first is not None:
+            return Alarm(self._first, "the loss is not finite", {})
         level = float(np.median(y[-LEVEL:]))
-        evidence = {"level": level, "healthy_level": band.level, "deviation": band.deviation}
-        if lost:
-            return Alarm(self._first, "the loss is not finite", evidence)
-        if len(y) >= LEVEL and math.isfinite(level) and level <= undone:
-            self._first = None
-        elif loss.step[-1] - self._first >= PATIENCE:
-            evidence["z"] = (level - band.level) / band.deviation
-            if level > anomaly:
+        if self._first is not None:
+            since = int(loss.step[-1]) - self._first
+            if since >= LEVEL and math.isfinite(level) and level <= limit:
+                self._first = None
+            elif since >= PATIENCE and band is not None:
+                evidence = {"level": level, "healthy_level": band.level, "deviation": band.deviation}
                 return Alarm(self._first, f"the loss has not recovered for {PATIENCE} steps", evidence)
-            if np.quantile(y[LEVEL - PATIENCE :], 0.1) > undone:
-                return Alarm(self._first, f"most progress has been undone for {PATIENCE} steps", evidence)
+        if self._first is None and band is not None and len(initial):
+            return self._undone(loss, begin, band, usual, initial)
         return None
 
-    def _beginning(self, loss: Signal, initial: np.ndarray[Any, np.dtype[np.float64]]) -> Alarm | None:
+    def _undone(self, loss: Signal, begin: int, band: Band, usual: Array, initial: Array) -> Alarm | None:
+        """Whether most of what had been learned is lost, however slowly."""
+        if self._best is None or band.level < y_of(np.array(self._best[:1]), usual)[0]:
+            self._best = [float(np.median(loss.value[-RECENT:])), band.deviation]
+        best, deviation = float(y_of(np.array(self._best[:1]), usual)[0]), self._best[1]
+        progress = float(np.median(y_of(initial, usual))) - best
+        recent = y_of(loss.value[begin:][-PATIENCE:], usual)
+        if MOST * progress < ANOMALY * deviation or len(recent) < PATIENCE:
+            return None
+        if np.quantile(recent, 0.1) <= best + MOST * progress:
+            return None
+        levels = running_median(y_of(loss.value[begin:], usual), LEVEL)
+        good = np.flatnonzero(levels <= best + ANOMALY * deviation)
+        first = int(loss.step[begin + (good[-1] + LEVEL if len(good) else 0)])
+        evidence = {"best_level": best, "progress": progress, "level": float(np.median(recent))}
+        return Alarm(first, "most of the progress is undone", evidence)
+
+    def _beginning(self, loss: Signal, initial: Array) -> Alarm | None:
         usual = np.concatenate([initial, loss.value[:WINDOW]])
         first = float(np.median(y_of(initial, usual)))
         state, rose = beginning(y_of(loss.value, usual), first)
@@ -202,7 +224,8 @@ class DivergenceGuard:
             if name == "nonfinite":
                 bad = recent > 0
             elif len(healthy) >= 2 * LEVEL:
-                bad = y_of(recent, healthy) > Band.of(y_of(healthy, healthy)).limits(math.inf)[0]
+                band = Band.of(y_of(healthy, healthy))
+                bad = y_of(recent, healthy) > band.level + ANOMALY * band.deviation
             else:
                 continue
             sound = np.flatnonzero(~bad)
@@ -296,5 +319,5 @@ def _moved(observation: Observation, start: int) -> bool:
 
 
 _MEMORY = (
-    "_branch", "_seen", "_first", "_initial", "_learned", "_tries", "_acted", "_wait", "_target", "_escalated",
+    "_branch", "_seen", "_first", "_initial", "_best", "_learned", "_tries", "_acted", "_wait", "_target", "_escalated",
 )  # fmt: skip

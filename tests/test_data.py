@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -343,6 +343,7 @@ def test_a_batch_modified_in_place_is_declared():
     assert "modified 3 of the batches in place" in why
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([0, 10**8]))
 def test_any_sequence_of_moves_follows_a_list(data, max_bytes):
     """The stream against a plain list: what has come, with what is left behind cut out, and then the rest."""

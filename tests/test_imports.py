@@ -7,15 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["records", "clock", "ramps", "process"],
+    ["records", "clock", "ramps", "process", "terminal"],
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
-    ["sensors", "actuators", "snapshots", "checkpoints", "data", "evaluation", "journal_tables", "journal"],
-    ["supervisor", "controls", "memory", "mlflow_run", "mlflow_traces", "curves", "plot"],
-    ["delivery", "executor"],
+    ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
+    ["evaluation", "journal_tables", "journal"],
+    ["supervisor", "controls", "memory", "curves", "plot", "mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
+    ["executor"],
     ["panel"],
     ["engine"],
     ["tuner"],
-    ["cli", "demo"],
+    ["runs", "cli", "demo"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = [

@@ -58,7 +58,7 @@ def test_no_run_or_several_is_an_error_that_names_those_there_are(root, given, s
 def test_a_root_without_runs_and_one_that_is_missing(tmp_path):
     with pytest.raises(UnknownRun, match="there is no run in"):
         resolve(None, tmp_path)
-    with pytest.raises(UnknownRun, match="there is no .*missing; train one"):
+    with pytest.raises(UnknownRun, match=r"there is no .*missing; train one"):
         find(tmp_path / "missing")
 
 

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import random
 import warnings
 
@@ -469,7 +470,7 @@ def test_ages_stay_log_spaced(capacity):
         reach = 10 * 2 ** (len(steps) - 2)
         if capacity > 2 and now > 2 * reach:
             assert reach / 2 <= ages[0] <= 4 * reach
-            assert all(older / younger <= 4 for older, younger in zip(ages, ages[1:-1], strict=False))
+            assert all(older / younger <= 4 for older, younger in itertools.pairwise(ages))
 
 
 def test_a_ring_too_large_for_the_memory_shrinks_and_says_so():
@@ -516,7 +517,8 @@ def test_a_part_without_state_or_name_is_refused(stateful, message):
 
 
 def plant_of(*sizes, optimizer=torch.optim.SGD, **stateful):
-    model = nn.Sequential(*[nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+    """Of a chain of linear layers of these widths."""
+    model = nn.Sequential(*[nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
     return Plant(model, optimizer(model.parameters(), 0.1), stateful, Generators())
 
 

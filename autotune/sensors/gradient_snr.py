@@ -40,8 +40,10 @@ class GradientSNR(Sensor):
         """See `Sensor.prepare`."""
         self._subset = Subset(parameters.tensors, parameters.device)
         self._everything = tuple(range(len(parameters.tensors)))
-        sizes = torch.tensor(self._subset.sizes, device=parameters.device)  # sync: once, at the start
-        self._shares = self._subset.shares(self._everything).repeat_interleave(sizes)
+        sizes = self._subset.sizes
+        self._shares = self._subset.shares(self._everything).repeat_interleave(
+            torch.tensor(sizes).to(parameters.device, non_blocking=True), output_size=sum(sizes)
+        )
         self._mean = torch.zeros_like(self._shares)
         self._variance = torch.zeros_like(self._shares)
         self._count = self._shares.new_zeros(())

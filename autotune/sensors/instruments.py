@@ -108,8 +108,8 @@ class Instruments:
         self._batch: int | None = None
 
     def batch(self, examples: int) -> None:
-        """A batch is handed to the loop; without this call examples are not counted."""
-        self._batch = examples
+        """A batch of so many examples (0: not known) is handed to the loop."""
+        self._batch = examples or None
         self._examples += examples
 
     @torch.no_grad()
@@ -154,27 +154,28 @@ class Instruments:
         Raises:
             TuneError: for a value that is no single number.
         """
-        listeners = self._listeners.get(name, ())
-        kept: Tensor
         if isinstance(value, Tensor):
             if value.numel() != 1 or value.is_complex():
                 raise TuneError(
                     f"a reported value is one real number, got {name} as a {value.dtype} tensor of shape "
                     f"{tuple(value.shape)}; reduce it first, for instance by .mean()"
                 )
-            kept = value.detach().to(self._parameters.device, copy=True, non_blocking=True).reshape(1)
-            self._transfer.add(step, spent, Readings((name,), kept))
+            if value.device.type == "cpu":
+                value = value.item()
+        values: Tensor | tuple[float]
+        if isinstance(value, Tensor):
+            values = value.detach().to(self._parameters.device, copy=True, non_blocking=True).reshape(1)
         else:
             try:
-                number = float(value)
+                values = (float(value),)
             except (TypeError, ValueError) as error:
                 raise TuneError(f"a reported value is one real number, got {name}={value!r}") from error
-            self._transfer.add(step, spent, Readings((name,), (number,)))
-            if not listeners:
-                return
-            kept = torch.full((1,), number, device=self._parameters.device)
-        if listeners:
+        self._transfer.add(step, spent, Readings((name,), values))
+        if listeners := self._listeners.get(name):
             due = step % self._every == 0
+            kept = values
+            if not isinstance(kept, Tensor):
+                kept = torch.full((1,), kept[0], device=self._parameters.device)
             for sensor in listeners:
                 readings = sensor.reported(name, kept[0], due)
                 if readings is not None:
