@@ -83,6 +83,7 @@ class ReplayingLoader:
         """How true the resume was, and why; None before the loop starts, or when nothing was resumed."""
         self._generators = generators
         self._own: dict[str, torch.Generator] = {}  # the loader's
+        self._last: State | None = None  # captured
         self._tape = Tape(max_bytes)
         self._loader: Any = None
         self._loader_since = 0  # the epoch in which it took over
@@ -227,7 +228,8 @@ class ReplayingLoader:
 
     def _capture(self) -> State:
         own = {name: generator.get_state() for name, generator in self._own.items()}
-        return self._generators.capture() | own
+        self._last = self._generators.capture(self._last)
+        return self._last | own
 
     def _restore(self, state: State) -> None:
         for name in self._own.keys() & state.keys():

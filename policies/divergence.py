@@ -109,26 +109,6 @@ def running_median(y: Array, length: int, every: int = 1) -> Array:
     return medians
 
 
-def _spread(y: Array) -> float:
-    """Standard deviation about the resistant line through the medians of both halves (Brown & Mood 1951).
-
-    The larger one of 1.4826 MAD and (90 % quantile − median) / 1.2816: a minority of harder batches counts.
-    """
-    half = len(y) // 2
-    slope = (np.median(y[-half:]) - np.median(y[:half])) / (len(y) - half)
-    rest = np.sort(y - slope * np.arange(len(y)))
-    middle = np.median(rest)
-    upper = rest[int(0.9 * (len(rest) - 1))] - middle
-    return float(max(1.4826 * np.median(np.abs(rest - middle)), upper / 1.2816))
-
-
-def _sustained(y: Array, length: int) -> float:
-    """The highest median of `length` values in a row; minus infinity for fewer."""
-    if len(y) < length:
-        return -math.inf
-    return float(np.median(np.lib.stride_tricks.sliding_window_view(y, length), axis=1).max())
-
-
 def _noise(y: Array) -> float:
     """Standard deviation of the noise, from successive differences, so that no trend counts.
 

@@ -100,7 +100,7 @@ class Instruments:
         for sensor in self._sensors:
             for name in sensor.listens:
                 self._listeners.setdefault(name, []).append(sensor)
-        self._transfer = Transfer(self._parameters.device)
+        self._transfer = Transfer()
         self._readings: list[Readings] = []
         self._step = 0
         self._due = False
@@ -154,32 +154,24 @@ class Instruments:
         Raises:
             TuneError: for a value that is no single number.
         """
-        if isinstance(value, Tensor):
-            if value.numel() != 1 or value.is_complex():
-                raise TuneError(
-                    f"a reported value is one real number, got {name} as a {value.dtype} tensor of shape "
-                    f"{tuple(value.shape)}; reduce it first, for instance by .mean()"
-                )
-            if value.device.type == "cpu":
-                value = value.item()
-        values: Tensor | tuple[float]
-        if isinstance(value, Tensor):
-            values = value.detach().to(self._parameters.device, copy=True, non_blocking=True).reshape(1)
-        else:
-            try:
-                values = (float(value),)
-            except (TypeError, ValueError) as error:
-                raise TuneError(f"a reported value is one real number, got {name}={value!r}") from error
-        self._transfer.add(step, spent, Readings((name,), values))
-        if listeners := self._listeners.get(name):
-            due = step % self._every == 0
-            kept = values
-            if not isinstance(kept, Tensor):
-                kept = torch.full((1,), kept[0], device=self._parameters.device)
-            for sensor in listeners:
-                readings = sensor.reported(name, kept[0], due)
-                if readings is not None:
-                    self._transfer.add(step, spent, readings)
+        if isinstance(value, Tensor) and not value.is_cpu and value.numel() == 1 and not value.is_complex():
+            kept = value.detach().to(self._parameters.device, copy=True, non_blocking=True).reshape(1)
+            self._transfer.add(step, spent, Readings((name,), kept))
+            if name in self._listeners:
+                self._tell(name, kept[0], step, spent)
+            return
+        try:
+            number = float(value.item() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = (
+                f"{value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+            )
+            raise TuneError(
+                f"a reported value is one real number, got {name} = {kind!s}; reduce it first (.mean())"
+            ) from error
+        self._transfer.put(Sample(step, spent, name, number))
+        if name in self._listeners:
+            self._tell(name, torch.full((), number, device=self._parameters.device), step, spent)
 
     def exclude(self, seconds: float) -> None:
         """Time spent on something else than steps (validation, a checkpoint) is no step time."""
@@ -215,6 +207,13 @@ class Instruments:
             if name in state["sensors"]:
                 sensor.load_state_dict(state["sensors"][name])
 
+    def _tell(self, name: str, value: Tensor, step: int, spent: int) -> None:
+        due = step % self._every == 0
+        for sensor in self._listeners[name]:
+            readings = sensor.reported(name, value, due)
+            if readings is not None:
+                self._transfer.add(step, spent, readings)
+
     @torch.no_grad()
     def _measure(self) -> None:
         self._readings.clear()
@@ -231,5 +230,11 @@ class Instruments:
         return [tensor for group in self._optimizer.param_groups for tensor in group["params"]]
 
     def _keep(self, readings: Readings | None) -> None:
-        if readings is not None:
-            self._readings.append(readings)
+        if readings is None:
+            return
+        if len(readings.names) != len(readings.values):
+            raise TuneError(
+                f"a sensor returns one value a name, got {len(readings.values)} values for "
+                f"{', '.join(readings.names)}; return a 1-D tensor as long as its names"
+            )
+        self._readings.append(readings)

@@ -28,33 +28,42 @@ class Transfer:
     tells when it is done; elsewhere it is done at once. Nothing else differs.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._waiting: list[_Labelled] = []
+    def __init__(self) -> None:
+        self._waiting: list[Sample | _OnDevice] = []
         self._sent: deque[_Parcel] = deque()
 
     def add(self, step: int, spent: int, readings: Readings) -> None:
-        """Take readings on; the tensor must not be written afterwards."""
-        self._waiting.append(_Labelled(step, spent, *readings))
+        """Take readings on; a tensor must not be written afterwards."""
+        names, values = readings
+        if isinstance(values, Tensor):
+            self._waiting.append(_OnDevice(step, spent, names, values))
+        else:
+            for name, value in zip(names, values, strict=True):
+                self._waiting.append(Sample(step, spent, name, value))
+
+    def put(self, sample: Sample) -> None:
+        """Take on a value that is on the host already; it keeps its place in the order."""
+        self._waiting.append(sample)
 
     def receive(self, wait: bool) -> list[Sample]:
         """Send what is waiting, then return what has arrived; with `wait`, everything."""
         self._send()
         samples: list[Sample] = []
         while self._sent:
-            labelled, host, event = self._sent[0]
+            entries, host, event = self._sent[0]
             if event is not None:
                 if wait:
                     event.synchronize()  # sync: the caller asked to drain
-                elif not event.query():  # type: ignore[no-untyped-call]
+                elif not event.query():
                     break
             self._sent.popleft()
             numbers = iter(host.tolist())
-            for step, spent, names, values in labelled:
-                for name, value in zip(
-                    names, numbers if isinstance(values, Tensor) else values, strict=False
-                ):
-                    samples.append(Sample(step, spent, name, float(value)))
+            for entry in entries:
+                if isinstance(entry, Sample):
+                    samples.append(entry)
+                    continue
+                for name, number in zip(entry.names, numbers, strict=False):
+                    samples.append(Sample(entry.step, entry.spent, name, float(number)))
         return samples
 
     def discard(self) -> None:
@@ -65,7 +74,7 @@ class Transfer:
     def _send(self) -> None:
         if not self._waiting:
             return
-        tensors = [entry.values for entry in self._waiting if isinstance(entry.values, Tensor)]
+        tensors = [entry.values for entry in self._waiting if isinstance(entry, _OnDevice)]
         packed = torch.cat(tensors) if tensors else torch.empty(0)
         event = None
         host = packed
@@ -77,14 +86,14 @@ class Transfer:
         self._waiting = []
 
 
-class _Labelled(NamedTuple):
+class _OnDevice(NamedTuple):
     step: int
     spent: int
     names: Sequence[str]
-    values: Tensor | Sequence[float]
+    values: Tensor
 
 
 class _Parcel(NamedTuple):
-    labelled: list[_Labelled]
+    entries: list[Sample | _OnDevice]
     host: Tensor
     event: torch.cuda.Event | None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autotune.records import TuneError
-from autotune.sensors import GradientNorm, Instruments, NonFinite
+from autotune.sensors import GradientNorm, Instruments, NonFinite, Readings
 
 
 def network():
@@ -158,6 +158,20 @@ def test_groups_of_the_users_own(bench):
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     assert set(b.collect()) == {"gradient_norm", "gradient_norm/head"}
+
+
+class Lopsided(NonFinite):
+    def before_step(self, gradients):
+        return Readings(("a", "b"), gradients.norms[:1])
+
+
+def test_a_sensor_of_the_users_own_that_returns_too_little_is_named(bench):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    bench(model, optimizer, [Lopsided()], every=1)
+    model(torch.ones(2)).sum().backward()
+    with pytest.raises(TuneError, match="got 1 values for a, b"):
+        optimizer.step()
 
 
 def test_bad_input():
