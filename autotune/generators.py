@@ -77,7 +77,7 @@ class Generators:
         yield "python", (random.getstate, random.setstate)
         yield "numpy", (_numpy_state, np.random.set_state)
         yield "torch", (torch.default_generator.get_state, torch.default_generator.set_state)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             for index, device in enumerate(torch.cuda.default_generators):
                 yield f"cuda:{index}", (device.get_state, device.set_state)
         for name, generator in self._private.items():

@@ -203,13 +203,16 @@ class Plant:
     @staticmethod
     def _load_gradients(parameters: dict[str, Tensor], present: Sequence[str]) -> None:
         there = set(present)
+        spent = []
         for name, p in parameters.items():
             if name not in there:
                 p.grad = None
             elif p.grad is None:
                 p.grad = torch.zeros_like(p)
             else:
-                p.grad.zero_()
+                spent.append(local(p.grad))
+        if spent:
+            torch._foreach_zero_(spent)
 
     def _load_buffers(self, saved: Mapping[str, Any], merge: Merge) -> None:
         buffers = list(self._buffers())

@@ -218,7 +218,8 @@ def _lanes(ax: Axes, decisions: Sequence[Decision], sources: Sequence[str], lost
         colour = SOFT if not d.applied else VERMILLION if d.action.kind in LOUD else INK
         ax.plot(
             d.spent, -lane, MARKERS.get(d.action.kind, "o"), color=colour, markersize=6, markeredgewidth=1.0,
-            markerfacecolor=colour if d.applied else "white", clip_on=False, zorder=5,
+            markerfacecolor=colour if d.applied else "white", clip_on=False,
+            zorder=5 + (d.action.kind in LOUD),
         )  # fmt: skip
         if d.action.kind == "rewind" and d.applied and d.spent - back.get(d.spent, d.spent) > 0.015 * end:
             ax.annotate(

@@ -106,7 +106,7 @@ class SnapshotRing:
                 f"kept are those of {kept_steps}"
             )
         self._plant.load(snapshot.state)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # sync: a rewind is rare, and what it cost is reported
         return time.perf_counter() - start
 

@@ -71,7 +71,7 @@ def beginning(y: Array, first: float) -> tuple[Beginning, float]:
     if n < 5:
         return "open", 0.0
     late = y[-max(2 * LEVEL, n // 2) :]
-    deviation = _noise(late)
+    deviation = noise(late)
     peak = float(running_median(y[:BEGINNING], 5).max()) - first
     if peak > max(EXPLODED_BY, EXPLODED * deviation):
         return "exploded", peak
@@ -109,7 +109,7 @@ def running_median(y: Array, length: int, every: int = 1) -> Array:
     return medians
 
 
-def _noise(y: Array) -> float:
+def noise(y: Array) -> float:
     """Standard deviation of the noise, from successive differences, so that no trend counts.
 
     The larger one of the estimates by the median and the 90 % quantile, for the sake of heavy tails.

@@ -21,7 +21,7 @@ from autotune.records import (
     TuneError,
 )
 
-from .divergence import LEVEL, RECENT, Array, Band, beginning, running_median, y_of
+from .divergence import DEAD_AFTER, LEVEL, Array, Band, beginning, noise, running_median, y_of
 
 # Steps.
 WINDOW = 200  # healthy losses that a new one is compared with
@@ -29,14 +29,17 @@ ENOUGH = 30  # losses without which there is no healthy level
 PATIENCE = 50  # how long a finite anomaly may take to recover
 LOST = 3  # non-finite losses in a row that do not recover any more
 ANOMALY = 8.0  # deviations of the level
-MOST = 0.5  # of the progress
-MARGIN = 5  # states younger than this before the first anomaly may be damaged already
+UNDONE = 4.0
+PART = 0.5  # of the progress
+SHORT = 20
+PROBATION = 300
+MARGIN = 2  # states younger than this before the first anomaly may be damaged already
 GROWN = 1000  # what has lived as long is past its beginning
 WARM_UP, START_WARM_UP = 50, 20  # from a tenth of the lowered rate up to it
 HEALED = 500  # healthy steps after which earlier attempts are forgotten
 # Factors for the rate.
 LOWER, LOWER_AGAIN = 1 / 2, 1 / 4
-START_LOWER, START_LOWER_FAR, FAR = 1 / 5, 1 / 10, math.log(100)
+START_LOWER, START_LOWER_FAR, FAR = 1 / 10, 1 / 10, math.log(100)
 MOVED = 0.3  # path of the weights over their size, without which nothing can have broken
 FIRST_UPDATE = 0.3  # update-to-weight ratio of a first step; beyond it no rate is worth trying
 
@@ -99,6 +102,7 @@ class DivergenceGuard:
         self._initial: list[float] = []  # losses of the initial weights; one more with each return to them
         self._best: list[float] | None = None  # a loss at the best level yet, and the level's deviation there
         self._learned: int | None = None  # step at which the loss was below them
+        self._probation = False  # the last rewind was one of the start
         self._tries = 0
         self._acted = 0  # spent at the last try
         self._wait = 0  # spent before which a refused try is not repeated
@@ -180,25 +184,31 @@ class DivergenceGuard:
                 evidence = {"level": level, "healthy_level": band.level, "deviation": band.deviation}
                 return Alarm(self._first, f"the loss has not recovered for {PATIENCE} steps", evidence)
         if self._first is None and band is not None and len(initial):
-            return self._undone(loss, begin, band, usual, initial)
+            return self._undone(loss, begin, band, initial)
         return None
 
-    def _undone(self, loss: Signal, begin: int, band: Band, usual: Array, initial: Array) -> Alarm | None:
-        """Whether most of what had been learned is lost, however slowly."""
-        if self._best is None or band.level < y_of(np.array(self._best[:1]), usual)[0]:
-            self._best = [float(np.median(loss.value[-RECENT:])), band.deviation]
+    def _undone(self, loss: Signal, begin: int, band: Band, initial: Array) -> Alarm | None:
+        """Whether a good part of what had been learned is lost again, however slowly."""
+        usual = np.concatenate([loss.value[-WINDOW:], initial])
+        recent = y_of(loss.value[-PATIENCE:], usual)
+        level = float(np.median(recent[-SHORT:]))
+        if self._best is None or level < y_of(np.array(self._best[:1]), usual)[0]:
+            self._best = [float(np.median(loss.value[-SHORT:])), band.deviation]
         best, deviation = float(y_of(np.array(self._best[:1]), usual)[0]), self._best[1]
-        progress = float(np.median(y_of(initial, usual))) - best
-        recent = y_of(loss.value[begin:][-PATIENCE:], usual)
-        if MOST * progress < ANOMALY * deviation or len(recent) < PATIENCE:
-            return None
-        if np.quantile(recent, 0.1) <= best + MOST * progress:
-            return None
-        levels = running_median(y_of(loss.value[begin:], usual), LEVEL)
-        good = np.flatnonzero(levels <= best + ANOMALY * deviation)
-        first = int(loss.step[begin + (good[-1] + LEVEL if len(good) else 0)])
-        evidence = {"best_level": best, "progress": progress, "level": float(np.median(recent))}
-        return Alarm(first, "most of the progress is undone", evidence)
+        lost = PART * (float(np.median(y_of(initial, usual))) - best)
+        age = len(loss.value) - begin
+        if self._probation and age < PROBATION:
+            error = 1.2533 / math.sqrt(SHORT) * noise(recent)
+            if age > DEAD_AFTER and level > best + max(lost, 3 * error):
+                evidence = {"best_level": best, "level": level, "error": error}
+                return Alarm(int(loss.step[begin]), "the lowered rate is still too high", evidence, True, START_LOWER)
+        elif age >= PATIENCE and np.quantile(recent, 0.1) > best + max(lost, UNDONE * deviation):
+            levels = running_median(y_of(loss.value[begin:], usual), SHORT)
+            good = np.flatnonzero(levels <= best + UNDONE * deviation)
+            first = int(loss.step[begin + (good[-1] + SHORT if len(good) else 0)])
+            evidence = {"best_level": best, "level": level, "deviation": deviation}
+            return Alarm(first, "half of the progress is undone", evidence)
+        return None
 
     def _beginning(self, loss: Signal, initial: Array) -> Alarm | None:
         usual = np.concatenate([initial, loss.value[:WINDOW]])
@@ -269,6 +279,7 @@ class DivergenceGuard:
             factor = 1.0 if poisoned else LOWER_AGAIN if self._tries else LOWER
         warm_up = START_WARM_UP if alarm.start else WARM_UP
         then = self._lowered(rate, back, factor, warm_up, alarm.what) if ours else ()
+        self._probation = alarm.start
         self._tries += 1
         self._acted = observation.spent
         evidence["factor"] = factor
@@ -319,5 +330,5 @@ def _moved(observation: Observation, start: int) -> bool:
 
 
 _MEMORY = (
-    "_branch", "_seen", "_first", "_initial", "_best", "_learned", "_tries", "_acted", "_wait", "_target", "_escalated",
+    "_branch", "_seen", "_first", "_initial", "_best", "_learned", "_probation", "_tries", "_acted", "_wait", "_target", "_escalated",
 )  # fmt: skip

@@ -16,8 +16,8 @@ from autotune import manifest
 from autotune.checkpoints import STATE, TENSORS, CheckpointStore
 from autotune.generators import Generators
 from autotune.manifest import MANIFEST
+from autotune.plant import Plant
 from autotune.records import TuneError
-from autotune.snapshots import Plant
 
 FILES = [TENSORS, STATE, MANIFEST]
 FORKS = multiprocessing.get_context("forkserver")

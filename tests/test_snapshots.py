@@ -11,8 +11,9 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
 from autotune.generators import Generators
+from autotune.plant import Plant
 from autotune.records import TuneError
-from autotune.snapshots import Plant, SnapshotRing, least_missed
+from autotune.snapshots import SnapshotRing, least_missed
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),
@@ -363,6 +364,37 @@ def test_a_grad_scaler_is_rewound():
         assert_same([step() for _ in range(3)], first)
 
 
+def test_distributed_tensors_are_rewound_by_their_local_part():
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        model = nn.Linear(4, 4, bias=False)
+        model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
+        optimizer = torch.optim.Adam(model.parameters(), 0.1)
+        ring = SnapshotRing(Plant(model, optimizer, {}, Generators()), 1)
+
+        def step():
+            optimizer.zero_grad()
+            model.weight.square().sum().backward()
+            optimizer.step()
+            return model.weight.full_tensor().detach().clone()
+
+        step()
+        snapshot = ring.capture(1, {})
+        after = [step() for _ in range(3)]
+        for _ in range(3):
+            ring.restore(snapshot)
+            assert isinstance(model.weight, DTensor)
+            assert isinstance(optimizer.state[model.weight]["exp_avg"], DTensor)
+            assert_same([step() for _ in range(3)], after)
+    finally:
+        distributed.destroy_process_group()
+
+
 def addresses(run):
     found = {}
     for name, p in run.model.named_parameters():
@@ -470,7 +502,7 @@ def test_ages_stay_log_spaced(capacity):
         reach = 10 * 2 ** (len(steps) - 2)
         if capacity > 2 and now > 2 * reach:
             assert reach / 2 <= ages[0] <= 4 * reach
-            assert all(older / younger <= 4 for older, younger in itertools.pairwise(ages))
+            assert all(older / younger <= 4 for older, younger in itertools.pairwise(ages[:-1]))
 
 
 def test_a_ring_too_large_for_the_memory_shrinks_and_says_so():

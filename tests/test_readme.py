@@ -1,0 +1,43 @@
+"""What the README shows is run as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_complete_example_runs_and_learns(tmp_path):
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "import torch" in block)
+    code = code.replace("evaluate=validate,", "evaluate=validate,\n    mlflow=False,")
+    environment = {**os.environ, "AUTOTUNE_RUNS": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    result = eval(run.stdout.splitlines()[0])
+    assert result["accuracy"] > 0.9
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_link_and_command_exists():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^make (\w+)", README, re.M):
+        assert f"\n{command}:" in makefile
+    commands = subprocess.run(
+        [sys.executable, "-c", "from autotune.cli import main; main()", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for command in re.findall(r"^autotune (\w+)", README, re.M):
+        assert command in commands
