@@ -245,7 +245,7 @@ class MlflowRun:
             f"{_NOTE} run `{self._journal.folder.name}`, {status}: "
             f"{len(decisions)} decisions, {applied} applied",
             f"Last: step {last.step} · {last.source} · {change(last)}" if last else "No decision yet",
-            f"Each is a trace of this run and a row of `{TABLE}`",
+            f"Every decision is a trace of this run; the journal is in `{self._journal.folder}`",
         )
         return "  \n".join(lines)
 

@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes
 
 from .records import Decision, Outcome, Rewind, Signal, TuneError
 
 WINDOW = 4  # horizons before the decision that the trend is fitted to
 BLOCKS = 16  # averages that a line is fitted to
 FEWEST = 10  # values without which no line is fitted
-LEVEL = 10  # values whose median is the present level
+BEND = 0.2  # standard error of the slope from here on, as a part of it
+LEVEL = 5  # values whose median is the present level
 SURE = 3.0  # standard errors
 MATERIAL = 0.01  # smallest change that counts, as a part of the loss
 NEAR = 0.2  # how far above the level before the anomaly a rescued loss may be, as a part of it
@@ -36,8 +36,8 @@ class Outcomes:
     *Forecast without the decision.* The Theil–Sen line through 16 averages of y over the last 4 horizons,
     at the middle of the second half of the horizon. For a rewind, the level just before it.
     *Standard error.* Of the line there and of the measured mean, from the averages' scatter and their
-    correlation; and the error that the same law made when it was asked one horizon earlier, so that a trend
-    which bends is not taken for an effect.
+    correlation. That a trend which bends is not taken for an effect: the error that the same law made one
+    horizon earlier, and a fifth of the expected fall.
     *Verdict.* Better or worse when the mean of y over the second half of the horizon is 3 standard errors and
     1 % off the forecast. A loss that is lost (most values are not finite) is worse; one that is found again
     is better, after a rewind only when it is back near the level before the anomaly.
@@ -162,12 +162,13 @@ def _watched(decision: Decision, signals: Mapping[str, Signal], horizon: int) ->
         slope = scale.change(line.slope, line.at(0))
     if rewind:
         if len(y) and not lost:
-            forecast = float(np.median(y[-LEVEL:]))
+            forecast = _level(y)
             error, noise = 0.0, float(np.var(y[-LEVEL:], ddof=1)) if len(y) > 1 else None
     elif line is not None:
         forecast, noise = line.at(0.75 * horizon), line.noise
         miss = _hindsight(x, y, horizon)
-        error = None if miss is None else math.hypot(line.error(0.75 * horizon), miss)
+        bend = BEND * line.slope * 0.75 * horizon
+        error = None if miss is None else math.hypot(line.error(0.75 * horizon), miss, bend)
     known = scale if finite.any() else None
     return _Watched(
         decision=decision.id,
@@ -229,28 +230,23 @@ def _judged(watched: _Watched, signals: Mapping[str, Signal]) -> tuple[Verdict, 
         noises.append(line.noise)
         measures["loss_slope_after"] = scale.change(line.slope, measured)
 
-    reference = None
+    near = math.inf
     if watched.rewind:
-        before = _between(signals.get("loss"), "spent", -1, watched.spent)
-        level = scale.y(before.value)
-        level = level[np.isfinite(level)][-LEVEL:]
-        if len(level):
-            reference = float(np.median(level))
-            measures["loss_before_anomaly"] = scale.loss(reference)
-        else:
-            measures["loss_before_anomaly"] = None
-            first = scale.y(since.value[:1])[0]  # of the restored weights
-            reference = float(first) if math.isfinite(first) else None
+        before = scale.y(_between(signals.get("loss"), "spent", -1, watched.spent).value)
+        level = _level(before)
+        measures["loss_before_anomaly"] = scale.loss(level)
+        if level is None:
+            level = _level(scale.y(since.value[:1]))  # of the restored weights
+        near = -math.inf if level is None else level + NEAR
     if watched.lost:
-        found = not watched.rewind or (reference is not None and measured <= reference + NEAR)
-        return ("better" if found else "unclear"), measures
+        return ("better" if measured <= near else "unclear"), measures
     if watched.forecast is None:
         return "unclear", measures
     measures["delta_loss"] = _difference(measures["loss_measured"], measures["loss_forecast"])
     if watched.error is None or not noises:
         return "unclear", measures
     weight = 1 / len(y) + (math.pi / 2 / LEVEL if watched.rewind else 0.0)  # of the mean, and of the median
-    error = math.sqrt(watched.error**2 + max(noises) * weight)
+    error = math.hypot(watched.error, math.sqrt(max(noises) * weight))
     measures["loss_standard_error"] = scale.change(error, watched.forecast)
     delta = measured - watched.forecast
     if abs(delta) > max(MATERIAL, SURE * error):
@@ -275,7 +271,7 @@ class _Scale(NamedTuple):
         return cls(bool(log), unit or 1.0)
 
     def y(self, values: Array) -> Array:
-        ratio = values / self.unit
+        ratio = np.where(np.isfinite(values), values / self.unit, np.nan)
         return np.log(np.maximum(ratio, TINY)) if self.log else ratio
 
     def loss(self, y: float | None) -> float | None:
@@ -291,7 +287,7 @@ class _Scale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A robust line through averages of neighbouring values."""
+    """The Theil–Sen line through averages of neighbouring values."""
 
     slope: float
     intercept: float
@@ -306,16 +302,21 @@ class _Line:
 
     @classmethod
     def fit(cls, x: Array, y: Array, after: float = -math.inf) -> _Line | None:
-        """The line through what lies `after`; None for too few values."""
+        """The line through what lies `after`; None for fewer than 10 values or a single place."""
         start = int(np.searchsorted(x, after, "right"))
         x, y = x[start:], y[start:]
-        if len(y) < FEWEST or x[0] == x[-1]:
+        if len(y) < FEWEST:
             return None
         blocks = min(BLOCKS, len(y) // 2)
         size = len(y) // blocks
         means_x = x[-blocks * size :].reshape(blocks, size).mean(axis=1)
         means_y = y[-blocks * size :].reshape(blocks, size).mean(axis=1)
-        slope, intercept = map(float, theilslopes(means_y, means_x, method="joint")[:2])
+        if means_x[0] == means_x[-1]:
+            return None
+        first, second = np.triu_indices(blocks, 1)
+        across, up = means_x[second] - means_x[first], means_y[second] - means_y[first]
+        slope = float(np.median(up[across > 0] / across[across > 0]))
+        intercept = float(np.median(means_y - slope * means_x))
         rest = means_y - intercept - slope * means_x
         square = float(rest @ rest)
         correlation = float(rest[1:] @ rest[:-1]) / square if square > 0 else 0.0
@@ -332,6 +333,12 @@ class _Line:
     def error(self, x: float) -> float:
         """Standard error of the line at `x`."""
         return math.sqrt(self.variance * (1 / self.blocks + (x - self.centre) ** 2 / self.spread))
+
+
+def _level(y: Array) -> float | None:
+    """Median of the newest finite values; None for none."""
+    y = y[np.isfinite(y)][-LEVEL:]
+    return float(np.median(y)) if len(y) else None
 
 
 def _lost(y: Array) -> bool:

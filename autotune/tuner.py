@@ -76,6 +76,8 @@ class AutoTuner:
         stateful: further parts of the run that a rewind must restore, by name: schedulers, a GradScaler,
             an EMA model, other optimizers, `torch.Generator`s.
         sensors: what is measured; None: everything.
+        groups: parameters by layer group, which gradient norms and update ratios are given for; None: the
+            model's children.
         sample_every: steps between two ticks: sensors are sampled and policies asked.
         reports: names that the loop passes to `report` beside `loss`.
         rewinding: snapshots, checkpoints and replayed data.
@@ -100,6 +102,7 @@ class AutoTuner:
         evaluate_every: int | None = None,
         stateful: Mapping[str, object] | None = None,
         sensors: Sequence[Sensor] | None = None,
+        groups: Mapping[str, Sequence[Tensor]] | None = None,
         sample_every: int = 10,
         reports: Sequence[str] = (),
         rewinding: Rewinding | None = None,
@@ -123,7 +126,7 @@ class AutoTuner:
         controls = Controls(hyperparameters)
         evaluation = Evaluation(evaluate, model, generators) if evaluate else None
         scaler = next((s for s in (stateful or {}).values() if isinstance(s, torch.amp.GradScaler)), None)
-        instruments = Instruments(model, optimizer, sensors, sample_every, scaler)
+        instruments = Instruments(model, optimizer, sensors, sample_every, scaler, groups)
         panel = Panel(policies, _measured(instruments, evaluation, policies, reports), frozenset(controls))
         clock = Clock(total_steps)
         every = Every(
@@ -150,7 +153,7 @@ class AutoTuner:
             journal=self._journal,
         )
         self._inside = False  # the loop's body runs
-        self._taken = 0  # `spent` when the batch was handed out, or _REWOUND by the body since
+        self._taken = 0  # `spent` when the batch was handed out, or _SETTLED since
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
@@ -239,7 +242,6 @@ class AutoTuner:
         self._engine.collect(wait=True)
         if status is None:
             status = "failed" if getattr(sys, "last_value", None) is not None else "finished"
-        self._journal.flush()
         self._journal.end(status)
         if self._delivery and not self._delivery.close():
             log.warning("MLflow lacks a part of this run; deliver it by: autotune sync %s", self.folder)
@@ -293,7 +295,7 @@ class AutoTuner:
         """
         self._at_boundary("rewind")
         self._command(Rewind(to, data, reason=reason), by)
-        self._taken = _REWOUND
+        self._taken = _SETTLED
         assert self._engine.restored is not None
         return self._engine.restored
 
@@ -304,6 +306,9 @@ class AutoTuner:
             TuneError: between `next()` and `optimizer.step()`, or when it cannot be written.
         """
         self._at_boundary("checkpoint")
+        if self._inside and self._taken != _SETTLED:
+            self._taken = _SETTLED
+            self._engine.boundary()  # what is saved has the step's decisions behind it
         self._command(Checkpoint(name, reason=reason), by)
         assert self._engine.saved is not None
         return self._engine.saved
@@ -354,7 +359,7 @@ class AutoTuner:
     def _iterate(self, stream: Iterator[Any]) -> Iterator[Any]:
         engine = self._engine
         transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
-        unstepped = 0
+        counting, unstepped = bool(engine.instruments.signals), 0
         if not engine.memory.infos():
             engine.snapshot()
         try:
@@ -364,12 +369,13 @@ class AutoTuner:
                     break
                 for transform in transforms:
                     batch = transform.apply(batch)
-                engine.instruments.batch(_examples(batch))
+                if counting:
+                    engine.instruments.batch(_examples(batch))
                 self._inside, self._taken = True, engine.clock.spent
                 yield batch
                 self._inside = False
-                if self._taken == _REWOUND:
-                    continue  # this boundary was another branch's
+                if self._taken == _SETTLED:
+                    continue
                 if engine.clock.spent > self._taken:
                     unstepped = 0
                     engine.boundary()
@@ -443,4 +449,4 @@ def _examples(batch: Any) -> int:
 
 
 _END = object()
-_REWOUND = -1
+_SETTLED = -1  # the body has rewound or saved, and left nothing to do at the boundary

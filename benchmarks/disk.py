@@ -17,7 +17,7 @@ import torch
 
 from autotune.checkpoints import CheckpointStore
 
-from .snapshot import SIZES, SMALL, adam_plant, alternate, ratio, shown
+from .snapshot import SIZES, SMALL, adam_plant, alternate, ratio, settle_threads, shown
 
 SAVE_LIMIT, LOAD_LIMIT = 1.5, 2.0
 
@@ -31,6 +31,7 @@ def main(folder: str | None = None) -> int:
     Returns:
         The exit status: 0 when all targets are met.
     """
+    settle_threads()
     print(f"disk against raw, {torch.get_num_threads()} threads; medians of paired rounds")
     columns = ("raw write", "save", "ratio", "raw read", "load", "ratio", "read into")
     print(f"{'':12}" + "".join(f" {c:>{6 if c == 'ratio' else 10}}" for c in columns) + "   target")

@@ -3,10 +3,14 @@
 `python -m autotune.benchmarks.snapshot` prints a table and exits with 1 when a target is missed. The plant is
 a model with Adam's state and gradients present. The targets hold for 100 MB and 1 GB; 5,000 small tensors are
 shown, for there the cost is that of Python's and torch's work for each tensor, not of its bytes.
+
+One thread, unless `OMP_NUM_THREADS` says otherwise: with more of them than free cores each tensor's copy waits
+for the slowest, and the figures are the machine's load.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -31,6 +35,7 @@ def main() -> int:
     Returns:
         The exit status: 0 when all targets are met.
     """
+    settle_threads()
     print(f"memory against memcpy, {torch.get_num_threads()} threads; medians of paired rounds")
     print(f"{'':12} {'memcpy':>10} {'snapshot':>10} {'ratio':>6} {'restore':>10} {'ratio':>6}   target")
     missed = False
@@ -68,6 +73,12 @@ def measure(nbytes: int, tensors: int, rounds: int) -> dict[str, list[float]]:
         },
         rounds,
     )
+
+
+def settle_threads() -> None:
+    """One thread, unless the environment says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def adam_plant(nbytes: int, tensors: int) -> Plant:
