@@ -267,7 +267,7 @@ class _Scale(NamedTuple):
     def of(cls, values: Array) -> _Scale:
         values = values[np.isfinite(values)]
         log = len(values) > 0 and values.min() > 0
-        unit = float(np.median(np.abs(values))) if len(values) else 1.0
+        unit = float(np.sort(np.abs(values))[len(values) // 2]) if len(values) else 1.0
         return cls(bool(log), unit or 1.0)
 
     def y(self, values: Array) -> Array:

@@ -4,8 +4,8 @@
 a model with Adam's state and gradients present. The targets hold for 100 MB and 1 GB; 5,000 small tensors are
 shown, for there the cost is that of Python's and torch's work for each tensor, not of its bytes.
 
-One thread, unless `OMP_NUM_THREADS` says otherwise: with more of them than free cores each tensor's copy waits
-for the slowest, and the figures are the machine's load.
+One thread, unless `OMP_NUM_THREADS` says otherwise: with more of them than free cores each tensor's copy
+waits for the slowest, and the figures are the machine's load.
 """
 
 from __future__ import annotations

@@ -59,6 +59,36 @@ def test_capturing_draws_nothing():
     assert draw(private) == expected
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        random.random,
+        lambda: random.gauss(0, 1),
+        lambda: random.seed(5),
+        np.random.rand,
+        np.random.randn,
+        lambda: np.random.rand(700),
+        lambda: np.random.seed(5),
+        lambda: torch.rand(1),
+        lambda: None,
+    ],
+)
+@pytest.mark.parametrize("normal_held_back", [False, True])
+def test_a_state_that_shares_with_an_earlier_one_is_as_good(change, normal_held_back):
+    private = {name: make() for name, make in PRIVATE.items()}
+    generators = Generators(private)
+    np.random.seed(1)
+    if normal_held_back:
+        np.random.randn()
+    last = generators.capture()
+    change()
+    state = generators.capture(last)
+    expected = draw(private)
+    generators.restore(last)
+    generators.restore(state)
+    assert draw(private) == expected
+
+
 def test_registering_a_generator_again_changes_nothing():
     generator = torch.Generator()
     generators = Generators({"loader": generator})

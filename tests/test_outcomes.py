@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import theilslopes
@@ -248,6 +248,7 @@ def test_no_value_crashes_or_reaches_the_measures(values, action):
     repeats=st.integers(1, 20),
     action=st.sampled_from([SET, Rewind(0, reason="")]),
 )
+@example(before=[1.7e308, 1.7e308], after=[], repeats=1, action=SET)
 def test_nothing_that_can_be_measured_crashes(before, after, repeats, action):
     loss = signal(before)
     loss = Signal(loss.step // repeats, loss.spent // repeats, loss.value)

