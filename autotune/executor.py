@@ -104,10 +104,11 @@ class Executor:
         )
         error = None
         if applying:
-            if isinstance(action, Set | Ramp | Rewind):
-                self._outcomes.watch(decision, self._signals())
+            before = self._signals()
             decision, error = self._settled(decision, verdict, target)
             self._journal.settle(decision)
+            if error is None and isinstance(action, Set | Ramp | Rewind):
+                self._outcomes.watch(decision, before)
         self.decisions.append(decision)
         if isinstance(action, Escalate):
             log.warning("%s needs a person at step %d: %s", source, decision.step, action.reason)

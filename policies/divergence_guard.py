@@ -42,6 +42,7 @@ LOWER, LOWER_AGAIN = 1 / 2, 1 / 4
 START_LOWER, START_LOWER_FAR, FAR = 1 / 10, 1 / 10, math.log(100)
 MOVED = 0.3  # path of the weights over their size, without which nothing can have broken
 FIRST_UPDATE = 0.3  # update-to-weight ratio of a first step; beyond it no rate is worth trying
+OVERSHOT_BY = math.log(1.5)  # a rise of y among the first 10 that such a step is held against
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,10 @@ class DivergenceGuard:
     *Confirmed* when three losses in a row are not finite, or when 50 steps after the first anomaly the
     median of 10 losses is still as high (3 deviations, where it is back at the run's first loss). A spike
     that recovers is left alone, however high.
-    *At the start*, until the median of 20 losses is clearly below the first one, the run has exploded when
+    *At the start* the first steps have overshot when the first one moved the weights by more than 0.3 ‖w‖ and
+    3 losses in a row among the first 10 have a median half as high again as the first: Adam's losses come
+    down again after that, but the initialisation is gone. Until the median of 20 losses is clearly below the
+    first one, the run has exploded when
     5 losses in a row have a median 4 times the first and 8 deviations above it; it is dead when after 30
     steps it had risen (3 in a row by 10 % and 5 deviations), is not below the first loss and falls no more.
     A rate that is too low never raises the loss, so it is left alone.
@@ -157,7 +161,7 @@ class DivergenceGuard:
                 start = int(loss.step[begin])
                 return Alarm(start, "the loss is not finite", {}, True, START_LOWER_FAR)
             if len(initial) and _moved(observation, int(loss.step[begin])):
-                alarm = self._beginning(loss.since(int(loss.step[begin])), initial)
+                alarm = self._beginning(loss.since(int(loss.step[begin])), initial, observation)
                 if alarm is not None:
                     return alarm
         end = int(loss.step.searchsorted(self._seen if self._first is None else self._first - 1, "right"))
@@ -210,10 +214,16 @@ class DivergenceGuard:
             return Alarm(first, "half of the progress is undone", evidence)
         return None
 
-    def _beginning(self, loss: Signal, initial: Array) -> Alarm | None:
+    def _beginning(self, loss: Signal, initial: Array, observation: Observation) -> Alarm | None:
         usual = np.concatenate([initial, loss.value[:WINDOW]])
         first = float(np.median(y_of(initial, usual)))
-        state, rose = beginning(y_of(loss.value, usual), first)
+        y = y_of(loss.value, usual)
+        factor = self._first_update(int(loss.step[0]) - 1, observation)
+        rise = float(running_median(y[:LEVEL], 3).max()) - first
+        if factor < 1.0 and len(y) >= 3 and rise > OVERSHOT_BY:
+            evidence = {"rise": rise, "first": first, "first_update": FIRST_UPDATE / factor}
+            return Alarm(int(loss.step[0]), "the first steps overshot", evidence, True, factor)
+        state, rose = beginning(y, first)
         if state == "learned" or len(loss) >= GROWN:
             self._learned = int(loss.step[-1])
         if state in ("open", "learned"):
