@@ -213,7 +213,7 @@ class Engine:
         self.history.load_state_dict(kept["history"])
         self.panel.load_state_dict(kept["panel"])
         self.supervisor.load_state_dict(kept["supervisor"])
-        self.outcomes.load_state_dict(kept["outcomes"])
+        self.outcomes.load_state_dict(kept["outcomes"], {o.decision for o in self.journal.outcomes()})
 
         decisions = self.journal.decisions()
         clock, saved = self.clock, kept["clock"]

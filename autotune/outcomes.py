@@ -1,74 +1,379 @@
-"""What came of a decision: the signals some steps later, against a forecast of the run without it."""
+"""What came of each decision: some steps later, the loss against a forecast of the run without it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes, ttest_ind
 
 from .records import Decision, Outcome, Rewind, Signal, TuneError
 
-BLOCKS = 10  # averages of a window; they take the correlation between steps away
-FEWEST = 10  # values without which a window says nothing
-SIGNIFICANT = 0.01  # two-sided p
-SIGNALS = {"loss": "loss", "validation/loss": "validation_loss", "gradient_norm": "gradient_norm"}
+WINDOW = 4  # horizons before the decision that the trend is fitted to
+BLOCKS = 16  # averages that a line is fitted to
+FEWEST = 10  # values without which no line is fitted
+BEND = 0.2  # standard error of the slope from here on, as a part of it
+LEVEL = 5  # values whose median is the present level
+SURE = 3.0  # standard errors
+MATERIAL = 0.01  # smallest change that counts, as a part of the loss
+NEAR = 0.2  # how far above the level before the anomaly a rescued loss may be, as a part of it
+CORRELATION = 0.8  # largest correlation of neighbouring averages believed in
+TINY = 1e-12  # the smallest loss, as a part of the usual one, whose log is taken
 
 Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "unclear"]
+Measures = dict[str, float | None]
 
 
 class Outcomes:
-    """The decisions of a run whose outcome is not yet known.
+    """Watches decisions and says, one horizon later, whether they did good.
 
-    A change is judged by the training loss: its mean over the `horizon` steps after it, against the
-    continuation of its trend over twice as many before it (Theil–Sen on block averages, of the log where
-    values are positive). The standard error has the scatter of the averages, the extrapolation, and half the
-    difference between the slopes of the two halves, since curves bend. A rewind is judged by the loss in
-    the second half of the horizon against that just before it, and has to win back half of the way to
-    the level before the first anomaly. Differences with p < 0.01 make a verdict, others are unclear, as
-    is what a later rewind has undone.
+    *Scale.* y, the log of the loss, or the loss in units of its usual size where losses are not all positive.
+    *Forecast without the decision.* The Theil–Sen line through 16 averages of y over the last 4 horizons,
+    at the middle of the second half of the horizon. For a rewind, the level just before it.
+    *Standard error.* Of the line there and of the measured mean, from the averages' scatter and their
+    correlation. That a trend which bends is not taken for an effect: the error that the same law made one
+    horizon earlier, and a fifth of the expected fall.
+    *Verdict.* Better or worse when the mean of y over the second half of the horizon is 3 standard errors and
+    1 % off the forecast. A loss that is lost (most values are not finite) is worse; one that is found again
+    is better, after a rewind only when it is back near the level before the anomaly.
+
+    The measures are in units of the loss and of the loss per step (geometric means where y is a log); those
+    that are unknown are None.
+
+    Source: Sen 1968 for the line; Kendall 1954 for the bias of the correlation.
 
     Args:
-        horizon: steps, at least 10.
+        horizon: steps between a decision and its outcome, at least 2.
 
     Raises:
-        TuneError: for a shorter horizon.
+        TuneError: for a horizon below 2.
     """
 
-    def __init__(self, horizon: int = 50) -> None:
-        if horizon < FEWEST:
-            raise TuneError(f"an outcome needs a horizon of at least {FEWEST} steps, got {horizon}")
+    def __init__(self, horizon: int) -> None:
+        if horizon < 2:
+            raise TuneError(f"an outcome needs at least 2 steps, got horizon={horizon}")
         self._horizon = horizon
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[_Watched] = []
 
     def watch(self, decision: Decision, signals: Mapping[str, Signal]) -> None:
-        """Keep what is needed to judge `decision`; call it just before it is applied."""
-        pending: dict[str, Any] = {"id": decision.id, "spent": decision.spent, "horizon": self._horizon}
-        if isinstance(decision.action, Rewind):
-            loss = signals.get("loss")
-            first = decision.action.evidence.get("first_anomaly", decision.action.to)
-            pending["diverged"] = _tail(loss, self._horizon // 2)
-            sound = None if loss is None or isinstance(first, str) else _before(loss, int(first or 0))
-            pending["sound"] = _tail(sound, self._horizon)
-        else:
-            pending["forecasts"] = {
-                name: _Forecast.of(signals[name], decision.spent, self._horizon)
-                for name in SIGNALS
-                if name in signals
-            }
-        self._pending.append(pending)
-
-    def due(self, step: int, spent: int, signals: Mapping[str, Signal], branch: int) -> list[Outcome]:
-        """Outcomes of the decisions whose horizon has passed; call it at ticks.
+        """Remember what the run would do without `decision`.
 
         Args:
-            step: the present step.
-            spent: the present `spent`.
-            signals: the histories of the live branch.
-            branch: the present branch.
+            decision: a change of hyperparameters or a rewind.
+            signals: the histories right before it was applied.
         """
-        return []
+        with np.errstate(all="ignore"):
+            self._pending.append(_watched(decision, signals, self._horizon))
+
+    def due(self, step: int, spent: int, signals: Mapping[str, Signal], branch: int) -> list[Outcome]:
+        """The outcomes of decisions whose horizon has passed, or whose branch was left before.
+
+        Args:
+            step: of the plant, now.
+            spent: all steps ever taken, now.
+            signals: the histories as they stand now.
+            branch: the live one. A decision of another one is `superseded`, and its verdict unclear.
+        """
+        if not self._pending:
+            return []
+        outcomes, pending = [], []
+        for watched in self._pending:
+            if watched.branch != branch:
+                measures = {**watched.measures(), "superseded": 1.0}
+                outcomes.append(Outcome(watched.decision, spent, watched.horizon, "unclear", measures))
+            elif spent >= watched.spent + watched.horizon:
+                with np.errstate(all="ignore"):
+                    verdict, measures = _judged(watched, signals)
+                outcomes.append(Outcome(watched.decision, spent, watched.horizon, verdict, measures))
+            else:
+                pending.append(watched)
+        self._pending = pending
+        return outcomes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions that wait for their outcome, as plain JSON values."""
+        return {"pending": [dataclasses.asdict(watched) for watched in self._pending]}
+
+    def load_state_dict(self, state: Mapping[str, Any], known: Container[int] = ()) -> None:
+        """Replace everything by what `state_dict` returned, but for decisions whose outcome is `known`."""
+        watched = [_Watched(**fields) for fields in state["pending"]]
+        self._pending = [w for w in watched if w.decision not in known]
+
+
+# --- before ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A decision that waits for its outcome, and what was known before it; y where no unit is named."""
+
+    decision: int
+    spent: int
+    horizon: int
+    branch: int
+    """The one on which its outcome will show."""
+    rewind: bool
+    lost: bool
+    """The loss was not finite."""
+    log: bool
+    unit: float | None
+    """Usual size of the loss; None when there was none."""
+    loss_slope: float | None
+    forecast: float | None
+    error: float | None
+    """Standard error of the forecast without `noise`; None when it is not known."""
+    noise: float | None
+    """Long-run variance of single values."""
+    validation: float | None
+    gradient_norm: float | None
+
+    def measures(self) -> Measures:
+        """All names, with what is known before the outcome."""
+        scale = _Scale(self.log, self.unit or 1.0)
+        return {
+            "loss_slope_before": self.loss_slope,
+            "loss_slope_after": None,
+            "loss_forecast": scale.loss(self.forecast),
+            "loss_measured": None,
+            "loss_standard_error": None,
+            "delta_loss": None,
+            "validation_before": self.validation,
+            "validation_after": None,
+            "gradient_norm_before": self.gradient_norm,
+            "gradient_norm_after": None,
+        }
+
+
+def _watched(decision: Decision, signals: Mapping[str, Signal], horizon: int) -> _Watched:
+    rewind = isinstance(decision.action, Rewind)
+    slope = forecast = error = noise = None
+    loss = _between(signals.get("loss"), "step", decision.step - (WINDOW + 1) * horizon, decision.step)
+    scale = _Scale.of(loss.value)
+    x, y = (loss.step - decision.step).astype(np.float64), scale.y(loss.value)
+    finite = np.isfinite(y)
+    lost = len(y) > 0 and _lost(y[-LEVEL:])
+    x, y = x[finite], y[finite]
+    line = _Line.fit(x, y, -WINDOW * horizon)
+    if line is not None:
+        slope = scale.change(line.slope, line.at(0))
+    if rewind:
+        if len(y) and not lost:
+            forecast = _level(y)
+            error, noise = 0.0, float(np.var(y[-LEVEL:], ddof=1)) if len(y) > 1 else None
+    elif line is not None:
+        forecast, noise = line.at(0.75 * horizon), line.noise
+        miss = _hindsight(x, y, horizon)
+        bend = BEND * line.slope * 0.75 * horizon
+        error = None if miss is None else math.hypot(line.error(0.75 * horizon), miss, bend)
+    known = scale if finite.any() else None
+    return _Watched(
+        decision=decision.id,
+        spent=decision.spent,
+        horizon=horizon,
+        branch=decision.branch + rewind,
+        rewind=rewind,
+        lost=lost,
+        log=scale.log,
+        unit=known and known.unit,
+        loss_slope=slope,
+        forecast=_finite(forecast),
+        error=_finite(error),
+        noise=_finite(noise),
+        validation=_recent(signals.get("validation/loss"), "step", decision.step, horizon),
+        gradient_norm=_recent(signals.get("gradient_norm"), "step", decision.step, horizon),
+    )
+
+
+def _hindsight(x: Array, y: Array, horizon: int) -> float | None:
+    """The error of the law one horizon ago; where the history is too short, half of it ago, scaled up.
+
+    A bend's part of the error grows with the square of the lead.
+    """
+    lead = min(float(horizon), -float(x[0]) / 2)
+    before = x <= -lead
+    line = _Line.fit(x[before], y[before], -lead - WINDOW * horizon)
+    late = y[x > -lead / 2]
+    if line is None or not len(late):
+        return None
+    return abs(float(late.mean()) - line.at(-lead / 4)) * (horizon / lead) ** 2
+
+
+# --- after -------------------------------------------------------------------------------------------------
+
+
+def _judged(watched: _Watched, signals: Mapping[str, Signal]) -> tuple[Verdict, Measures]:
+    horizon, end = watched.horizon, watched.spent + watched.horizon
+    measures = watched.measures()
+    for name, signal in (("validation", "validation/loss"), ("gradient_norm", "gradient_norm")):
+        after = _between(signals.get(signal), "spent", watched.spent, end)
+        measures[f"{name}_after"] = _recent(after, "spent", end, horizon)
+
+    since = _between(signals.get("loss"), "spent", watched.spent, end)
+    late = _between(since, "spent", end - horizon / 2, end)
+    scale = _Scale.of(since.value) if watched.unit is None else _Scale(watched.log, watched.unit)
+    y = scale.y(late.value)
+    if not len(y):
+        return "unclear", measures
+    if _lost(y):
+        return ("unclear" if watched.lost or watched.unit is None else "worse"), measures
+    finite = np.isfinite(y)
+    x, y = late.spent[finite].astype(np.float64), y[finite]
+    measured = float(y.mean())
+    measures["loss_measured"] = scale.loss(measured)
+    noises = [] if watched.noise is None else [watched.noise]
+    line = _Line.fit(x, y)
+    if line is not None:
+        noises.append(line.noise)
+        measures["loss_slope_after"] = scale.change(line.slope, measured)
+
+    near = math.inf
+    if watched.rewind:
+        before = scale.y(_between(signals.get("loss"), "spent", -1, watched.spent).value)
+        level = _level(before)
+        measures["loss_before_anomaly"] = scale.loss(level)
+        if level is None:
+            level = _level(scale.y(since.value[:1]))  # of the restored weights
+        near = -math.inf if level is None else level + NEAR
+    if watched.lost:
+        return ("better" if measured <= near else "unclear"), measures
+    if watched.forecast is None:
+        return "unclear", measures
+    measures["delta_loss"] = _difference(measures["loss_measured"], measures["loss_forecast"])
+    if watched.error is None or not noises:
+        return "unclear", measures
+    weight = 1 / len(y) + (math.pi / 2 / LEVEL if watched.rewind else 0.0)  # of the mean, and of the median
+    error = math.hypot(watched.error, math.sqrt(max(noises) * weight))
+    measures["loss_standard_error"] = scale.change(error, watched.forecast)
+    delta = measured - watched.forecast
+    if abs(delta) > max(MATERIAL, SURE * error):
+        return ("better" if delta < 0 else "worse"), measures
+    return "unclear", measures
+
+
+# --- statistics --------------------------------------------------------------------------------------------
+
+
+class _Scale(NamedTuple):
+    """From the loss to y and back."""
+
+    log: bool
+    unit: float
+
+    @classmethod
+    def of(cls, values: Array) -> _Scale:
+        values = values[np.isfinite(values)]
+        log = len(values) > 0 and values.min() > 0
+        unit = float(np.sort(np.abs(values))[len(values) // 2]) if len(values) else 1.0
+        return cls(bool(log), unit or 1.0)
+
+    def y(self, values: Array) -> Array:
+        ratio = np.where(np.isfinite(values), values / self.unit, np.nan)
+        return np.log(np.maximum(ratio, TINY)) if self.log else ratio
+
+    def loss(self, y: float | None) -> float | None:
+        if y is None:
+            return None
+        return _finite(self.unit * float(np.exp(y) if self.log else y))
+
+    def change(self, small: float, at: float) -> float | None:
+        """A small change of y as one of the loss where y is `at`."""
+        level = self.loss(at) if self.log else self.unit
+        return None if level is None else _finite(level * small)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The Theil–Sen line through averages of neighbouring values."""
+
+    slope: float
+    intercept: float
+    noise: float
+    """Long-run variance of single values."""
+    variance: float
+    """Of one average, with its correlation to the others."""
+    blocks: int
+    centre: float
+    spread: float
+    """Sum of squared distances of the averages from the centre."""
+
+    @classmethod
+    def fit(cls, x: Array, y: Array, after: float = -math.inf) -> _Line | None:
+        """The line through what lies `after`; None for fewer than 10 values or a single place."""
+        start = int(np.searchsorted(x, after, "right"))
+        x, y = x[start:], y[start:]
+        if len(y) < FEWEST:
+            return None
+        blocks = min(BLOCKS, len(y) // 2)
+        size = len(y) // blocks
+        means_x = x[-blocks * size :].reshape(blocks, size).mean(axis=1)
+        means_y = y[-blocks * size :].reshape(blocks, size).mean(axis=1)
+        if means_x[0] == means_x[-1]:
+            return None
+        first, second = np.triu_indices(blocks, 1)
+        across, up = means_x[second] - means_x[first], means_y[second] - means_y[first]
+        slope = float(np.median(up[across > 0] / across[across > 0]))
+        intercept = float(np.median(means_y - slope * means_x))
+        rest = means_y - intercept - slope * means_x
+        square = float(rest @ rest)
+        correlation = float(rest[1:] @ rest[:-1]) / square if square > 0 else 0.0
+        correlation = (correlation + 2 / blocks) / (1 - 4 / blocks)  # its bias after a line was removed
+        correlation = min(max(correlation, 0.0), CORRELATION)
+        variance = square / (blocks - 2) * (1 + correlation) / (1 - correlation)
+        centre = float(means_x.mean())
+        spread = float(np.sum((means_x - centre) ** 2))
+        return cls(slope, intercept, variance * size, variance, blocks, centre, spread)
+
+    def at(self, x: float) -> float:
+        return self.intercept + self.slope * x
+
+    def error(self, x: float) -> float:
+        """Standard error of the line at `x`."""
+        return math.sqrt(self.variance * (1 / self.blocks + (x - self.centre) ** 2 / self.spread))
+
+
+def _level(y: Array) -> float | None:
+    """Median of the newest finite values; None for none."""
+    y = y[np.isfinite(y)][-LEVEL:]
+    return float(np.median(y)) if len(y) else None
+
+
+def _lost(y: Array) -> bool:
+    """Whether most values are not finite."""
+    return 2 * int(np.isfinite(y).sum()) < len(y)
+
+
+_EMPTY = Signal(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def _between(signal: Signal | None, clock: Literal["step", "spent"], after: float, until: float) -> Signal:
+    """The part measured later than `after`, up to and with `until`."""
+    if signal is None:
+        return _EMPTY
+    clocks = signal.step if clock == "step" else signal.spent
+    start, stop = clocks.searchsorted([after, until], "right")
+    return Signal(signal.step[start:stop], signal.spent[start:stop], signal.value[start:stop])
+
+
+def _recent(
+    signal: Signal | None, clock: Literal["step", "spent"], until: float, horizon: int
+) -> float | None:
+    """Median over the half horizon that ends at `until`, else the newest finite value before; None: none."""
+    for start in (until - horizon / 2, -math.inf):
+        values = _between(signal, clock, start, until).value
+        values = values[np.isfinite(values)]
+        if len(values):
+            return _finite(float(values[-1] if start == -math.inf else np.median(values)))
+    return None
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else _finite(a - b)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

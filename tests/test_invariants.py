@@ -258,6 +258,8 @@ def test_7_kill_9_loses_no_decision_and_the_last_whole_checkpoint_loads(tmp_path
     assert tuner.step % 25 == 0
     assert tuner.step > 0
     assert not [d for d in Journal.open(folder).decisions() if d.status == "pending"]
+    judged = [o.decision for o in Journal.open(folder).outcomes()]
+    assert len(judged) == len(set(judged)) > 15
     tuner.close()
 
 
