@@ -1,123 +1,243 @@
-"""Statistics of divergence: a band of healthy values, and what the beginning of a run looks like.
-
-All of it works on y, the log of the loss, or the loss in units of its usual size where losses are not all
-positive; thresholds are therefore dimensionless.
-"""
+"""When a run has diverged: the law of the divergence guard, without its actions."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from autotune.records import Observation, Signal
 
-LEVEL = 10  # values whose median is the present level
-RECENT = 25  # values whose median is the healthy level
-FLOOR = 0.05  # smallest standard deviation believed in
+from .robust import LEVEL, OF_MEDIAN, Array, Band, noise, running_median, y_of
 
-DEAD_AFTER = 30  # values
-BEGINNING = 100  # values; an early rise lies within it
-FALLING = 2.0  # standard errors
-ROSE, ROSE_BY = 5.0, math.log(1.1)  # standard deviations, and y itself
-EXPLODED, EXPLODED_BY = 8.0, math.log(4.0)
+# Lengths, in steps.
+WINDOW = 200  # healthy losses that a new one is compared with
+ENOUGH = 30  # losses without which there is no level
+PATIENCE = 50  # how long a finite anomaly may take to recover
+LOST = 3  # non-finite losses in a row that do not recover any more
+SHORT = 20  # losses whose median is the best level
+EARLY = 100  # the first losses, within which an early rise lies
+PROBATION = 300  # age of a branch that was begun anew, up to which it is watched more closely
+GROWN = 1000  # age of a branch that is past its beginning, learned or not
+# Thresholds.
+ANOMALY = 8.0  # deviations of the level above the healthy one
+PART = 0.5  # of the progress since the first loss
+ERRORS = 3.0  # standard errors, on probation
+EXPLODED, EXPLODED_BY = 8.0, math.log(4)  # standard deviations of single losses, and y
+ROSE, ROSE_BY = 5.0, math.log(1.1)
 LEARNED, LEARNED_BY = 2.0, math.log(1.1)
-
-Beginning = Literal["open", "learned", "exploded", "dead"]
-
-
-def y_of(losses: Array, usual: Array) -> Array:
-    """y of `losses`, by the rule that fits the values `usual`; infinity for what is not finite."""
-    finite = usual[np.isfinite(usual)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if len(finite) and finite.min() > 0:
-            y = np.log(np.maximum(losses, 0.0))
-        else:
-            unit = float(np.median(np.abs(finite))) if len(finite) else 1.0
-            y = losses / (unit or 1.0)
-    return np.where(np.isfinite(losses), y, np.inf)
+MOVED = 0.3  # path of the weights over their size, without which nothing can have broken
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
-    """Where the level, the median of 10 values, lies in a healthy run."""
+class Alarm:
+    """A confirmed divergence."""
 
-    level: float
-    deviation: float
-
-    @classmethod
-    def of(cls, y: Array) -> Band:
-        """From at least 20 healthy values, oldest first; neither a trend nor outliers widen it much.
-
-        The deviation is that of the running level itself, so that it has the values' correlation in it; at
-        least what independent values give (1.2533 / √10 of theirs), and 0.05.
-        """
-        levels = running_median(y, LEVEL, every=LEVEL // 2)
-        deviation = max(_spread(levels), 1.2533 / math.sqrt(LEVEL) * _spread(y), FLOOR)
-        return cls(float(np.median(y[-RECENT:])), deviation)
+    first: int
+    """Step of the first anomaly."""
+    what: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    start: bool = False
+    """It has to begin anew: what it had learned, if anything, is no good."""
 
 
-def beginning(y: Array, first: float) -> tuple[Beginning, float]:
+class Divergence:
+    """Watches the loss for divergence; `judge` is called at every tick.
+
+    y is the log of the loss (`y_of`), its level the median of 10.
+
+    *Anomaly*: the level is 8 deviations above that of the last 200 healthy losses (`Band`), and 50 steps after
+    the first loss that was so high it still is; or three losses in a row are not finite. Spikes that
+    recover are left alone, however high. Gradient norms by the same rule and non-finite gradients only date
+    the beginning, for healthy gradients grow, too.
+    *Undone*: 90 % of the last 50 losses are above the best level yet by 8 deviations and by half of all
+    progress since the first loss. It finds what goes wrong too slowly to be an anomaly.
+    *At the start* there is no healthy level until the median of the later half is clearly below the first
+    loss. The run has exploded when 5 losses in a row have a median 4 times the first and 8 standard deviations
+    above it; it is dead when after 30 steps it had risen (3 in a row by 10 % and 5 standard deviations), is
+    not below the first loss and falls no more. Neither is possible before the weights have moved by 0.3 of
+    their size (median update ratio × steps); where that is not measured, nothing is called dead. A rate that
+    is too low moves and raises nothing, so it is left alone.
+    *On probation*, the first 300 steps of a run that was begun anew: half of the progress and 3 standard
+    errors above the best level are enough, since the rate is known to be of the order of the highest possible.
+    """
+
+    def __init__(self) -> None:
+        self.suspect: int | None = None  # step of the first anomaly that has not recovered
+        self._offset: int | None = None  # spent - step, which grows with every rewind, whoever asked for it
+        self._seen = 0  # step of the newest loss that was judged
+        self._initial: list[float] = []  # losses of the initial weights; one more with each return to them
+        self._learned: int | None = None  # step at which the loss was below them
+        self._best: list[float] | None = None  # a loss at the best level yet, and the level's deviation there
+
+    def judge(self, observation: Observation, probation: bool) -> Alarm | None:
+        """What is confirmed at this tick."""
+        loss = observation.signals["loss"]
+        begin = self._follow(loss)
+        live = loss.value[begin:]
+        start, newest = int(loss.step[begin]), int(loss.step[-1])
+        initial = np.array(self._initial)
+        lost = len(live) >= LOST and not np.isfinite(live[-LOST:]).any()
+        if self._learned is None:
+            if lost:
+                return Alarm(start, "the loss is not finite", start=True)
+            alarm = self._beginning(live, start, initial, observation) if self._initial else None
+            if alarm is not None:
+                return alarm
+
+        end = int(loss.step.searchsorted(self._seen if self.suspect is None else self.suspect - 1, "right"))
+        self._seen = newest
+        healthy = loss.value[max(0, end - WINDOW) : end]
+        healthy = healthy[np.isfinite(healthy)]
+        usual = np.concatenate([healthy, initial])
+        band = Band.of(y_of(healthy, usual)) if len(healthy) >= ENOUGH else None
+        limit = math.inf if band is None else band.above(ANOMALY)
+        y = y_of(loss.value[end:], usual)
+        if self.suspect is None:
+            above = np.flatnonzero((y > limit) | np.isposinf(y))
+            if len(above):
+                self.suspect = _dated(int(loss.step[end + above[0]]), start, observation.signals)
+        if self.suspect is not None:
+            level = float(np.median(y[-LEVEL:]))
+            if lost:
+                return Alarm(self.suspect, "the loss is not finite")
+            if newest - self.suspect >= LEVEL and level <= limit and math.isfinite(level):
+                self.suspect = None
+            elif newest - self.suspect >= PATIENCE and band is not None:
+                evidence = {"level": level, "healthy_level": band.level, "deviation": band.deviation}
+                return Alarm(self.suspect, f"the loss has not recovered for {PATIENCE} steps", evidence)
+        if self.suspect is None and band is not None and self._initial and self._learned is not None:
+            return self._undone(loss, begin, initial, band.deviation, probation)
+        return None
+
+    def back(self, loss: Signal) -> int:
+        """The step that the present branch began with."""
+        return int(loss.step[self._begin(loss)]) - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as plain JSON values."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the memory back."""
+        vars(self).update(state)
+
+    def _begin(self, loss: Signal) -> int:
+        """Index of the first loss of the present branch."""
+        offset = loss.spent - loss.step
+        return int(offset.searchsorted(offset[-1]))
+
+    def _follow(self, loss: Signal) -> int:
+        """`_begin`; forgets what a rewind has undone since the last call."""
+        begin, offset = self._begin(loss), int(loss.spent[-1] - loss.step[-1])
+        if offset != self._offset:
+            back = int(loss.step[begin]) - 1
+            self._offset, self._seen, self.suspect, self._best = offset, back, None, None
+            if not begin and math.isfinite(loss.value[0]):
+                self._initial = [*self._initial, float(loss.value[0])]
+            if self._learned is not None and self._learned > back:
+                self._learned = None
+        return begin
+
+    def _beginning(self, live: Array, start: int, initial: Array, observation: Observation) -> Alarm | None:
+        usual = np.concatenate([initial, live[:WINDOW]])
+        first = float(np.median(y_of(initial, usual)))
+        state, peak = beginning(y_of(live, usual), first)
+        if state == "learned" or len(live) >= GROWN:
+            self._learned = start + len(live) - 1
+        path = _path(observation, start)
+        evidence = {"first": first, "peak": peak}
+        if path is not None:
+            evidence["path"] = path
+        if state == "exploded" and not (path is not None and path < MOVED):
+            return Alarm(start, "the loss exploded at the start", evidence, start=True)
+        if state == "dead" and path is not None and not path < MOVED:
+            return Alarm(start, "nothing is learned at this rate", evidence, start=True)
+        return None
+
+    def _undone(
+        self, loss: Signal, begin: int, initial: Array, deviation: float, probation: bool
+    ) -> Alarm | None:
+        median = float(np.median(loss.value[-SHORT:]))
+        if self._best is None or median < self._best[0]:
+            self._best = [median, deviation]
+        usual = np.concatenate([loss.value[-WINDOW:], initial])
+        level, best, *firsts = y_of(np.array([median, self._best[0], *self._initial]), usual).tolist()
+        lost, deviation = PART * (float(np.median(firsts)) - best), self._best[1]
+        if level <= best + lost:
+            return None
+        recent = y_of(loss.value[-PATIENCE:], usual)
+        evidence = {"level": level, "best_level": best, "half_of_the_progress": lost}
+        age = len(loss.value) - begin
+        if probation and age < PROBATION:
+            error = OF_MEDIAN / math.sqrt(SHORT) * noise(recent)
+            if level > best + ERRORS * error:
+                return Alarm(
+                    int(loss.step[begin]), "the lowered rate is still too high", evidence, start=True
+                )
+        elif age >= PATIENCE and np.quantile(recent, 0.1) > best + max(lost, ANOMALY * deviation):
+            levels = running_median(y_of(loss.value[begin:], usual), SHORT)
+            good = np.flatnonzero(levels <= best + ANOMALY * deviation)
+            first = int(loss.step[begin + (int(good[-1]) + SHORT if len(good) else 0)])
+            return Alarm(first, "half of the progress is undone", evidence)
+        return None
+
+
+def beginning(y: Array, first: float) -> tuple[Literal["open", "learned", "exploded", "dead"], float]:
     """What the values since the initial weights say, and how far they rose above the `first` one.
 
     Args:
-        y: values, oldest first.
+        y: values, oldest first, one a step.
         first: y of the initial weights.
     """
     n = len(y)
-    if n < 5:
-        return "open", 0.0
-    late = y[-max(2 * LEVEL, n // 2) :]
+    late = y[-max(SHORT, n // 2) :]
     deviation = noise(late)
-    peak = float(running_median(y[:BEGINNING], 5).max()) - first
-    if peak > max(EXPLODED_BY, EXPLODED * deviation):
+    peak = float(running_median(y[:EARLY], 5).max()) - first
+    if n >= 5 and peak > max(EXPLODED_BY, EXPLODED * deviation):
         return "exploded", peak
-    if n < DEAD_AFTER:
+    if n < ENOUGH:
         return "open", peak
-    level, error = float(np.median(late)), 1.2533 * deviation / math.sqrt(len(late))
+    level, error = float(np.median(late)), OF_MEDIAN * deviation / math.sqrt(len(late))
     if level < first - max(LEARNED_BY, LEARNED * deviation):
         return "learned", peak
-    peak = float(running_median(y[:BEGINNING], 3).max()) - first
+    peak = float(running_median(y[:EARLY], 3).max()) - first
     half = len(late) // 2
-    fell = float(np.median(late[:half]) - np.median(late[half:]))
-    falling = n < BEGINNING and fell > FALLING * 2 * error
+    falling = n < EARLY and float(np.median(late[:half]) - np.median(late[half:])) > 4 * error
     if peak <= max(ROSE_BY, ROSE * deviation) or falling or level < first - error:
         return "open", peak
     return "dead", peak
 
 
-def _spread(y: Array) -> float:
-    """Standard deviation about the resistant line through the medians of both halves (Brown & Mood 1951).
-
-    The larger one of 1.4826 MAD and (90 % quantile − median) / 1.2816: a minority of harder batches counts.
-    """
-    half = len(y) // 2
-    slope = (np.median(y[-half:]) - np.median(y[:half])) / (len(y) - half)
-    rest = np.sort(y - slope * np.arange(len(y)))
-    middle = np.median(rest)
-    upper = rest[int(0.9 * (len(rest) - 1))] - middle
-    return float(max(1.4826 * np.median(np.abs(rest - middle)), upper / 1.2816))
+def _path(observation: Observation, start: int) -> float | None:
+    """How far the weights have moved since step `start`, over their size; None where it is not measured."""
+    ratio = observation.signals.get("update_ratio")
+    if ratio is None:
+        return None
+    values = ratio.since(start).value
+    return float(np.median(values)) * (observation.step - start + 1) if len(values) else 0.0
 
 
-def running_median(y: Array, length: int, every: int = 1) -> Array:
-    """Medians of `length` values in a row, beginning at every `every`-th; at least one, of what there is."""
-    windows = np.lib.stride_tricks.sliding_window_view(y, min(length, len(y)))
-    medians: Array = np.median(windows[::every], axis=1)
-    return medians
-
-
-def noise(y: Array) -> float:
-    """Standard deviation of the noise, from successive differences, so that no trend counts.
-
-    The larger one of the estimates by the median and the 90 % quantile, for the sake of heavy tails.
-    """
-    with np.errstate(invalid="ignore"):
-        steps = np.sort(np.abs(np.diff(y)))
-    steps = steps[np.isfinite(steps)]
-    if not len(steps):
-        return 0.0
-    middle, high = steps[len(steps) // 2], steps[int(0.9 * (len(steps) - 1))]
-    return float(max(1.4826 * middle, high / 1.6449) / math.sqrt(2))
+def _dated(first: int, start: int, signals: Mapping[str, Signal]) -> int:
+    """The step since which gradients were anomalous, too, up to the `first` such loss; not before `start`."""
+    for name in ("gradient_norm", "nonfinite"):
+        signal = signals.get(name)
+        if signal is None:
+            continue
+        begin, end = signal.step.searchsorted([max(start, first - PATIENCE), first])
+        healthy, recent = signal.value[max(0, begin - ENOUGH) : begin], signal.value[begin:end]
+        healthy = healthy[np.isfinite(healthy)]
+        if name == "nonfinite":
+            anomalous = recent > 0
+        elif len(healthy) >= 2 * LEVEL:
+            anomalous = y_of(recent, healthy) > Band.of(y_of(healthy, healthy)).above(ANOMALY)
+        else:
+            continue
+        sound = np.flatnonzero(~anomalous)
+        since = int(sound[-1]) + 1 if len(sound) else 0
+        if since < len(recent):
+            first = int(signal.step[begin + since])
+    return first
