@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from autotune.benchmarks import digits
@@ -34,24 +34,21 @@ def main(*, seed: int = 0, output: Path = Path("demo")) -> None:
     )
     too_high = digits.TOO_HIGH * rate
     burst = f"batches {digits.BURST.start} to {digits.BURST.stop - 1} corrupted"
-    console.print(f"[bold]2.[/] One run from {too_high:g}, 100 times too high, {burst}: without a tuner,")
+    console.print(f"[bold]2.[/] One run from {too_high:g}, 100 times too high, {burst}.")
+    console.print("   Without a tuner ...")
     bare = digits.bare(seed, too_high, digits.BURST)
-    console.print("[bold]3.[/] and with one:")
+    console.print(f"   {bare.test:.1f} % test accuracy. [bold]3.[/] The same with a tuner:")
     folder = new_folder()
     tuned = _watched(console, seed, too_high, folder)
 
-    table = Table(
-        title=f"scikit-learn's digits, {digits.STEPS} optimizer steps each, every rewound step counted"
-    )
+    table = Table(title=f"Digits, {digits.STEPS} steps each; every step that was undone counts")
     table.add_column("run")
     table.add_column("learning rate", justify="right")
     table.add_column("data")
     table.add_column("test accuracy", justify="right")
-    table.add_row("best static rate of the grid", f"{rate:g}", "clean", f"{static.test:.1f} %")
-    table.add_row("the loop without the tuner", f"{too_high:g}", "with the burst", f"{bare.test:.1f} %")
-    table.add_row(
-        "the same loop with the tuner", f"from {too_high:g}", "with the burst", f"{tuned.test:.1f} %"
-    )
+    table.add_row("best static rate", f"{rate:g}", "clean", f"{static.test:.1f} %")
+    table.add_row("without the tuner", f"{too_high:g}", "with burst", f"{bare.test:.1f} %")
+    table.add_row("with the tuner", f"from {too_high:g}", "with burst", f"{tuned.test:.1f} %")
     console.print(table)
 
     output.mkdir(parents=True, exist_ok=True)
@@ -68,11 +65,12 @@ def main(*, seed: int = 0, output: Path = Path("demo")) -> None:
 def _watched(console: Console, seed: int, rate: float, folder: Path) -> digits.Result:
     """Train with a tuner and show loss, learning rate and the last decision as it goes."""
     progress = Progress(
-        TextColumn("   {task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:<8} lr {task.fields[rate]:<9} {task.fields[last]}"),
-        TimeElapsedColumn(),
+        TextColumn("  "),
+        BarColumn(bar_width=12),
+        TextColumn(
+            "{task.completed:.0f}/{task.total:.0f} loss {task.fields[loss]:<8} lr {task.fields[rate]:<8}"
+        ),
+        TextColumn("{task.fields[last]}"),
         console=console,
     )
     shown = 0
@@ -92,10 +90,14 @@ def _watched(console: Console, seed: int, rate: float, folder: Path) -> digits.R
                 completed=tuner.spent,
                 loss=f"{loss.last:.4f}" if loss else "",
                 rate=f"{tuner.hyperparameters['lr']():.3g}",
-                last=tuner.decisions[-1].action.describe()[:40] if shown else "",
+                last=_short(tuner.decisions[-1]) if shown else "",
             )
 
         return digits.tuned(seed, rate, folder, mlflow=True, watch=watch)
+
+
+def _short(decision: Decision) -> str:
+    return f"{decision.source}: {decision.action.kind} at {decision.step}"
 
 
 def _line(decision: Decision) -> str:

@@ -46,7 +46,9 @@ class Evaluation:
             self._generators.restore(generators)
         metrics = dict(result) if isinstance(result, Mapping) else {"loss": result}
         try:
-            values = {f"validation/{name}": float(value) for name, value in metrics.items()}  # sync: evaluated
+            values = {
+                f"validation/{name}": float(value) for name, value in metrics.items()
+            }  # sync: evaluated
         except (TypeError, ValueError) as error:
             raise TuneError(
                 f"evaluate returns a number or a mapping of numbers, got {result!r}; use .item()"

@@ -42,9 +42,7 @@ class Rewinding:
         for name, low in (("every", 1), ("capacity", 0), ("replay_bytes", 0), ("checkpoint_every", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise TuneError(
-                    f"Rewinding.{name} is at least {low}, got {value}; see Rewinding"
-                )
+                raise TuneError(f"Rewinding.{name} is at least {low}, got {value}; see Rewinding")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,25 +6,20 @@ import dataclasses
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .records import Decision, Outcome, Rewind, Signal, TuneError
+from .trends import Array, Line, Scale, finite
 
 WINDOW = 4  # horizons before the decision that the trend is fitted to
-BLOCKS = 16  # averages that a line is fitted to
-FEWEST = 10  # values without which no line is fitted
 BEND = 0.2  # standard error of the slope from here on, as a part of it
 LEVEL = 5  # values whose median is the present level
 SURE = 3.0  # standard errors
 MATERIAL = 0.01  # smallest change that counts, as a part of the loss
 NEAR = 0.2  # how far above the level before the anomaly a rescued loss may be, as a part of it
-CORRELATION = 0.8  # largest correlation of neighbouring averages believed in
-TINY = 1e-12  # the smallest loss, as a part of the usual one, whose log is taken
 
-Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "unclear"]
 Measures = dict[str, float | None]
 
@@ -134,7 +129,7 @@ class _Watched:
 
     def measures(self) -> Measures:
         """All names, with what is known before the outcome."""
-        scale = _Scale(self.log, self.unit or 1.0)
+        scale = Scale(self.log, self.unit or 1.0)
         return {
             "loss_slope_before": self.loss_slope,
             "loss_slope_after": None,
@@ -153,12 +148,12 @@ def _watched(decision: Decision, signals: Mapping[str, Signal], horizon: int) ->
     rewind = isinstance(decision.action, Rewind)
     slope = forecast = error = noise = None
     loss = _between(signals.get("loss"), "step", decision.step - (WINDOW + 1) * horizon, decision.step)
-    scale = _Scale.of(loss.value)
+    scale = Scale.of(loss.value)
     x, y = (loss.step - decision.step).astype(np.float64), scale.y(loss.value)
-    finite = np.isfinite(y)
+    sound = np.isfinite(y)
     lost = len(y) > 0 and _lost(y[-LEVEL:])
-    x, y = x[finite], y[finite]
-    line = _Line.fit(x, y, -WINDOW * horizon)
+    x, y = x[sound], y[sound]
+    line = Line.fit(x, y, -WINDOW * horizon)
     if line is not None:
         slope = scale.change(line.slope, line.at(0))
     if rewind:
@@ -170,7 +165,7 @@ def _watched(decision: Decision, signals: Mapping[str, Signal], horizon: int) ->
         miss = _hindsight(x, y, horizon)
         bend = BEND * line.slope * 0.75 * horizon
         error = None if miss is None else math.hypot(line.error(0.75 * horizon), miss, bend)
-    known = scale if finite.any() else None
+    known = scale if sound.any() else None
     return _Watched(
         decision=decision.id,
         spent=decision.spent,
@@ -181,9 +176,9 @@ def _watched(decision: Decision, signals: Mapping[str, Signal], horizon: int) ->
         log=scale.log,
         unit=known and known.unit,
         loss_slope=slope,
-        forecast=_finite(forecast),
-        error=_finite(error),
-        noise=_finite(noise),
+        forecast=finite(forecast),
+        error=finite(error),
+        noise=finite(noise),
         validation=_recent(signals.get("validation/loss"), "step", decision.step, horizon),
         gradient_norm=_recent(signals.get("gradient_norm"), "step", decision.step, horizon),
     )
@@ -196,7 +191,7 @@ def _hindsight(x: Array, y: Array, horizon: int) -> float | None:
     """
     lead = min(float(horizon), -float(x[0]) / 2)
     before = x <= -lead
-    line = _Line.fit(x[before], y[before], -lead - WINDOW * horizon)
+    line = Line.fit(x[before], y[before], -lead - WINDOW * horizon)
     late = y[x > -lead / 2]
     if line is None or not len(late):
         return None
@@ -215,7 +210,7 @@ def _judged(watched: _Watched, signals: Mapping[str, Signal]) -> tuple[Verdict, 
 
     since = _between(signals.get("loss"), "spent", watched.spent, end)
     late = _between(since, "spent", end - horizon / 2, end)
-    scale = _Scale.of(since.value) if watched.unit is None else _Scale(watched.log, watched.unit)
+    scale = Scale.of(since.value) if watched.unit is None else Scale(watched.log, watched.unit)
     y = scale.y(late.value)
     if not len(y):
         return "unclear", measures
@@ -226,7 +221,7 @@ def _judged(watched: _Watched, signals: Mapping[str, Signal]) -> tuple[Verdict, 
     measured = float(y.mean())
     measures["loss_measured"] = scale.loss(measured)
     noises = [] if watched.noise is None else [watched.noise]
-    line = _Line.fit(x, y)
+    line = Line.fit(x, y)
     if line is not None:
         noises.append(line.noise)
         measures["loss_slope_after"] = scale.change(line.slope, measured)
@@ -255,85 +250,7 @@ def _judged(watched: _Watched, signals: Mapping[str, Signal]) -> tuple[Verdict, 
     return "unclear", measures
 
 
-# --- statistics --------------------------------------------------------------------------------------------
-
-
-class _Scale(NamedTuple):
-    """From the loss to y and back."""
-
-    log: bool
-    unit: float
-
-    @classmethod
-    def of(cls, values: Array) -> _Scale:
-        values = values[np.isfinite(values)]
-        log = len(values) > 0 and values.min() > 0
-        unit = float(np.sort(np.abs(values))[len(values) // 2]) if len(values) else 1.0
-        return cls(bool(log), unit or 1.0)
-
-    def y(self, values: Array) -> Array:
-        ratio = np.where(np.isfinite(values), values / self.unit, np.nan)
-        return np.log(np.maximum(ratio, TINY)) if self.log else ratio
-
-    def loss(self, y: float | None) -> float | None:
-        if y is None:
-            return None
-        return _finite(self.unit * float(np.exp(y) if self.log else y))
-
-    def change(self, small: float, at: float) -> float | None:
-        """A small change of y as one of the loss where y is `at`."""
-        level = self.loss(at) if self.log else self.unit
-        return None if level is None else _finite(level * small)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """The Theil–Sen line through averages of neighbouring values."""
-
-    slope: float
-    intercept: float
-    noise: float
-    """Long-run variance of single values."""
-    variance: float
-    """Of one average, with its correlation to the others."""
-    blocks: int
-    centre: float
-    spread: float
-    """Sum of squared distances of the averages from the centre."""
-
-    @classmethod
-    def fit(cls, x: Array, y: Array, after: float = -math.inf) -> _Line | None:
-        """The line through what lies `after`; None for fewer than 10 values or a single place."""
-        start = int(np.searchsorted(x, after, "right"))
-        x, y = x[start:], y[start:]
-        if len(y) < FEWEST:
-            return None
-        blocks = min(BLOCKS, len(y) // 2)
-        size = len(y) // blocks
-        means_x = x[-blocks * size :].reshape(blocks, size).mean(axis=1)
-        means_y = y[-blocks * size :].reshape(blocks, size).mean(axis=1)
-        if means_x[0] == means_x[-1]:
-            return None
-        first, second = np.triu_indices(blocks, 1)
-        across, up = means_x[second] - means_x[first], means_y[second] - means_y[first]
-        slope = float(np.median(up[across > 0] / across[across > 0]))
-        intercept = float(np.median(means_y - slope * means_x))
-        rest = means_y - intercept - slope * means_x
-        square = float(rest @ rest)
-        correlation = float(rest[1:] @ rest[:-1]) / square if square > 0 else 0.0
-        correlation = (correlation + 2 / blocks) / (1 - 4 / blocks)  # its bias after a line was removed
-        correlation = min(max(correlation, 0.0), CORRELATION)
-        variance = square / (blocks - 2) * (1 + correlation) / (1 - correlation)
-        centre = float(means_x.mean())
-        spread = float(np.sum((means_x - centre) ** 2))
-        return cls(slope, intercept, variance * size, variance, blocks, centre, spread)
-
-    def at(self, x: float) -> float:
-        return self.intercept + self.slope * x
-
-    def error(self, x: float) -> float:
-        """Standard error of the line at `x`."""
-        return math.sqrt(self.variance * (1 / self.blocks + (x - self.centre) ** 2 / self.spread))
+# --- parts of a history ------------------------------------------------------------------------------------
 
 
 def _level(y: Array) -> float | None:
@@ -367,13 +284,9 @@ def _recent(
         values = _between(signal, clock, start, until).value
         values = values[np.isfinite(values)]
         if len(values):
-            return _finite(float(values[-1] if start == -math.inf else np.median(values)))
+            return finite(float(values[-1] if start == -math.inf else np.median(values)))
     return None
 
 
 def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else _finite(a - b)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return None if a is None or b is None else finite(a - b)

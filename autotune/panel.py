@@ -115,6 +115,6 @@ class Panel:
 
 
 _REMEDIES = {
-    "signal": "Measure it (evaluate=... for validation/*, sensors=...), or report it and name it in reports=(...).",
+    "signal": "Measure it (evaluate=..., sensors=...), or report it and name it in reports=(...).",
     "hyperparameter": "Register it in hyperparameters=[...], or give the policy the right name.",
 }

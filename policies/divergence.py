@@ -29,6 +29,8 @@ ERRORS = 3.0  # standard errors, on probation
 EXPLODED, EXPLODED_BY = 8.0, math.log(4)  # standard deviations of single losses, and y
 ROSE, ROSE_BY = 5.0, math.log(1.1)
 LEARNED, LEARNED_BY = 2.0, math.log(1.1)
+FIRST_UPDATE = 0.3  # update-to-weight ratio of a first step; beyond it no rate is worth trying
+OVERSHOT_BY = math.log(1.5)  # y, by which the first losses may rise after such a step
 MOVED = 0.3  # path of the weights over their size, without which nothing can have broken
 
 
@@ -42,6 +44,8 @@ class Alarm:
     evidence: Mapping[str, float] = field(default_factory=dict)
     start: bool = False
     """It has to begin anew: what it had learned, if anything, is no good."""
+    factor: float | None = None
+    """For the rate, where the evidence gives one."""
 
 
 class Divergence:
@@ -55,6 +59,9 @@ class Divergence:
     the beginning, for healthy gradients grow, too.
     *Undone*: 90 % of the last 50 losses are above the best level yet by 8 deviations and by half of all
     progress since the first loss. It finds what goes wrong too slowly to be an anomaly.
+    *Overshot*: the first step moved the weights by more than 0.3 of their size, and 3 losses in a row among the
+    first 10 have a median half as high again as the first. Adam's losses soon come down again after that,
+    but the initialisation is gone.
     *At the start* there is no healthy level until the median of the later half is clearly below the first
     loss. The run has exploded when 5 losses in a row have a median 4 times the first and 8 standard deviations
     above it; it is dead when after 30 steps it had risen (3 in a row by 10 % and 5 standard deviations), is
@@ -145,7 +152,13 @@ class Divergence:
     def _beginning(self, live: Array, start: int, initial: Array, observation: Observation) -> Alarm | None:
         usual = np.concatenate([initial, live[:WINDOW]])
         first = float(np.median(y_of(initial, usual)))
-        state, peak = beginning(y_of(live, usual), first)
+        y = y_of(live, usual)
+        update = first_update(observation, start)
+        rise = float(running_median(y[:LEVEL], 3).max()) - first
+        if update is not None and update > FIRST_UPDATE and len(y) >= 3 and rise > OVERSHOT_BY:
+            evidence = {"first": first, "rise": rise, "first_update": update}
+            return Alarm(start, "the first steps overshot", evidence, True, FIRST_UPDATE / update)
+        state, peak = beginning(y, first)
         if state == "learned" or len(live) >= GROWN:
             self._learned = start + len(live) - 1
         path = _path(observation, start)
@@ -210,6 +223,14 @@ def beginning(y: Array, first: float) -> tuple[Literal["open", "learned", "explo
     if peak <= max(ROSE_BY, ROSE * deviation) or falling or level < first - error:
         return "open", peak
     return "dead", peak
+
+
+def first_update(observation: Observation, start: int) -> float | None:
+    """The update-to-weight ratio of step `start`; None where it is not measured, or not a number."""
+    ratio = observation.signals.get("update_ratio")
+    if ratio is None or not len(ratio) or ratio.step[0] != start or math.isnan(ratio.value[0]):
+        return None
+    return float(ratio.value[0])
 
 
 def _path(observation: Observation, start: int) -> float | None:

@@ -8,11 +8,10 @@ from typing import Any
 
 from autotune.records import Action, Escalate, HyperparameterState, Observation, Ramp, Rewind, Set, TuneError
 
-from .divergence import PATIENCE, Alarm, Divergence
+from .divergence import FIRST_UPDATE, PATIENCE, Alarm, Divergence, first_update
 
 LOWER, LOWER_AGAIN = 1 / 2, 1 / 4  # factors for the rate
 START_LOWER = 1 / 10
-FIRST_UPDATE = 0.3  # update-to-weight ratio of a first step; beyond it no rate is worth trying
 WARM_UP, START_WARM_UP = 50, 20  # steps from a tenth of the lowered rate up to it
 MARGIN = 2  # steps: a state as young as that before the first anomaly may be damaged already
 HEALED = 500  # healthy steps after which earlier attempts are forgotten
@@ -26,7 +25,7 @@ class DivergenceGuard:
     *What*: one rewind to the newest state before the first anomaly; when it comes again within 100 steps, to
     an older one than before. The rate is halved, from the second time on quartered, and warms up over 50 steps
     from a tenth of that. At the start: to the oldest state, with a tenth of the rate, or with the one that
-    gives a first step of 0.3 ‖w‖ if that is less.
+    gives a first step of 0.3 ‖w‖ if that is less (or if all that is known is that the first steps overshot).
 
     When already the first loss after a rewind is anomalous, neither weights nor rate are to blame: the bad data
     are read on for 50 steps (then 100, ...) and left behind at the same rate.
@@ -101,8 +100,11 @@ class DivergenceGuard:
             newest = back - 1
         steps = [snapshot.step for snapshot in observation.snapshots]
         to = max((step for step in steps if step <= newest), default=min(steps))
-        if alarm.start:
-            factor = min(START_LOWER, self._first_update(back, observation))
+        if alarm.factor is not None:
+            factor = alarm.factor
+        elif alarm.start:
+            update = None if self._tries else first_update(observation, back + 1)
+            factor = min(START_LOWER, FIRST_UPDATE / update) if update else START_LOWER
         else:
             factor = 1.0 if poisoned else LOWER_AGAIN if self._tries else LOWER
         then = self._lowered(rate, back, factor, alarm) if rate.owner == "policy" else ()
@@ -130,14 +132,6 @@ class DivergenceGuard:
         self._target = [target, steps]
         start = Set(rate.name, max(low, target / 10), reason=alarm.what)
         return start, Ramp(rate.name, target, steps, reason=alarm.what)
-
-    def _first_update(self, back: int, observation: Observation) -> float:
-        """The factor that would have made the run's first step 0.3 times as long as the weights, at most 1."""
-        ratio = observation.signals.get("update_ratio")
-        if self._tries or ratio is None or not len(ratio) or ratio.step[0] != back + 1:
-            return 1.0
-        first = float(ratio.value[0])
-        return min(1.0, max(1e-3, FIRST_UPDATE / first)) if first > 0 else 1.0
 
     # --- memory --------------------------------------------------------------------------------------------
 

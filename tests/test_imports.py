@@ -7,11 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["records", "clock", "ramps", "process", "terminal"],
+    ["records", "clock", "ramps", "process", "terminal", "trends"],
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
     ["evaluation", "journal_tables", "journal"],
-    ["supervisor", "controls", "memory", "curves", "plot", "mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
+    ["supervisor", "controls", "memory", "curves", "plot"],
+    ["mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
     ["executor"],
     ["panel"],
     ["engine"],

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import theilslopes
 
-from autotune.outcomes import Outcomes, _Line
+from autotune.outcomes import Outcomes
 from autotune.records import Action, Decision, Ramp, Rewind, Set, Signal, TuneError
+from autotune.trends import Line
 
 SET = Set("lr", 0.1, reason="")
 NAMES = {
@@ -388,7 +389,7 @@ def test_the_line_is_scipys():
     rng = np.random.default_rng(0)
     y = rng.standard_t(2, size=16)
     x = np.sort(rng.uniform(size=16))
-    line = _Line.fit(np.repeat(x, 3), np.repeat(y, 3))
+    line = Line.fit(np.repeat(x, 3), np.repeat(y, 3))
     slope, intercept, *_ = theilslopes(y, x, method="joint")
     assert line.slope == pytest.approx(slope)
     assert line.intercept == pytest.approx(intercept)
