@@ -92,6 +92,8 @@ class Memory:
         self._loader = loader
         self._ring = SnapshotRing(plant, settings.capacity, settings.device) if settings.capacity else None
         self._store = CheckpointStore(folder)
+        self.movable = True
+        """Whether the data can be moved; those of a framework's own loop cannot."""
         self._saved = self._store.infos()  # asked for at every tick, and only `checkpoint` changes it
 
     def snapshot(self, step: int, kept: dict[str, Any]) -> None:
@@ -131,6 +133,8 @@ class Memory:
             TuneError: when there is no such state, it is damaged, or its data cannot be had as asked.
         """
         target = self._on_disk(to, data) if isinstance(to, str) else self._at(to, data)
+        if data == "replay" and not self.movable:
+            raise TuneError("the data of a framework's loop cannot be replayed; rewind with data='skip'")
         self._loader.check(target.position, data)
         return target
 

@@ -154,6 +154,7 @@ class AutoTuner:
         )
         self._inside = False  # the loop's body runs
         self._taken = 0  # `spent` when the batch was handed out, or _SETTLED since
+        self._unstepped = 0  # batches in a row without a step
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
@@ -206,6 +207,23 @@ class AutoTuner:
         if epochs is None and self._engine.clock.total_steps is None:
             epochs = 1
         return self._iterate(self._loader.epochs(loader, epochs))
+
+    def boundary(self) -> bool:
+        """The step boundary of a loop that a framework runs; with `batches` there is no need to call it.
+
+        Call it once before the first batch and then after each. The framework's data cannot be moved, so a
+        rewind has to leave the batches behind (`data="skip"`).
+
+        Returns:
+            Whether to go on: False when the budget is spent, or the run was told to stop.
+        """
+        if self._inside:
+            self._after_batch()
+        else:
+            self._engine.memory.movable = False
+            self._begin()
+        self._inside, self._taken = True, self._engine.clock.spent
+        return self._going_on()
 
     def report(self, loss: Tensor | float | None = None, **values: Tensor | float) -> None:
         """Hand over the step's training loss, and whatever else was named in `reports`.
@@ -359,11 +377,10 @@ class AutoTuner:
     def _iterate(self, stream: Iterator[Any]) -> Iterator[Any]:
         engine = self._engine
         transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
-        counting, unstepped = bool(engine.instruments.signals), 0
-        if not engine.memory.infos():
-            engine.snapshot()
+        counting = bool(engine.instruments.signals)
+        self._begin()
         try:
-            while not (engine.clock.over or engine.stopping):
+            while self._going_on():
                 batch = next(stream, _END)
                 if batch is _END:
                     break
@@ -373,23 +390,34 @@ class AutoTuner:
                     engine.instruments.batch(_examples(batch))
                 self._inside, self._taken = True, engine.clock.spent
                 yield batch
-                self._inside = False
-                if self._taken == _SETTLED:
-                    continue
-                if engine.clock.spent > self._taken:
-                    unstepped = 0
-                    engine.boundary()
-                    continue
-                engine.instruments.micro_batch()
-                unstepped += 1
-                if unstepped == NEVER_STEPPED:
-                    raise TuneError(
-                        "the loop steps the optimizer that the tuner was given, got "
-                        f"{unstepped} batches without a step; pass the one that is stepped"
-                    )
+                self._after_batch()
         finally:
             self._inside = False
             stream.close()  # type: ignore[attr-defined]
+
+    def _begin(self) -> None:
+        """Keep the state before the first step, or before the first after a resume."""
+        if not self._engine.memory.infos():
+            self._engine.snapshot()
+
+    def _going_on(self) -> bool:
+        return not (self._engine.clock.over or self._engine.stopping)
+
+    def _after_batch(self) -> None:
+        self._inside = False
+        if self._taken == _SETTLED:
+            return
+        if self._engine.clock.spent > self._taken:
+            self._unstepped = 0
+            self._engine.boundary()
+            return
+        self._engine.instruments.micro_batch()
+        self._unstepped += 1
+        if self._unstepped == NEVER_STEPPED:
+            raise TuneError(
+                "the loop steps the optimizer that the tuner was given, got "
+                f"{self._unstepped} batches without a step; pass the one that is stepped"
+            )
 
     def _command(self, action: Action, by: str) -> Decision:
         decision, _, error = self._engine.executor.submit(action, HUMAN + by)

@@ -269,6 +269,25 @@ def test_skip_leaves_the_batches_behind(tmp_path):
     assert seen == [*range(13), *range(13, 18), *range(5, 10), *range(13, 15)]
 
 
+def test_a_loop_that_somebody_else_runs_calls_the_boundary(tmp_path):
+    bare = Loop().bare(20)
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=40, rewinding=Rewinding(every=5)) as tuner:
+        assert tuner.boundary()
+        for i, batch in enumerate(batch for _ in range(10) for batch in loop.loader):
+            if i == 20:
+                assert same(loop.state(), bare.state())
+            tuner.report(loss=loop.step(batch))
+            if i == 24:
+                with pytest.raises(TuneError, match="data='skip'"):
+                    tuner.rewind(10)
+                assert tuner.rewind(10, data="skip").step == 10
+            if not tuner.boundary():
+                break
+    assert (i, tuner.spent, tuner.step) == (39, 40, 25)
+    assert len(tuner.signals["loss"]) == 25
+
+
 def test_accumulation_counts_steps_and_measures_the_noise_scale(tmp_path):
     loop = Loop()
     accumulation = IntHyperparameter("accumulation", 4, low=1, high=8)
