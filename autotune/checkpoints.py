@@ -42,6 +42,7 @@ class CheckpointInfo:
 
     name: str
     step: int
+    spent: int
     path: Path
     nbytes: int
     pinned: bool
@@ -82,6 +83,7 @@ class CheckpointStore:
         step: int,
         state: Mapping[str, Any],
         *,
+        spent: int | None = None,
         pinned: bool = False,
         score: float | None = None,
     ) -> CheckpointInfo:
@@ -91,6 +93,7 @@ class CheckpointStore:
             name: a file name of letters, digits and `._=+-`; a checkpoint of this name is replaced.
             step: the plant's clock.
             state: whatever `encode` takes. Its tensors must not change until this returns.
+            spent: the clock that only grows; None: the same as `step`.
             pinned: whether it is kept for ever.
             score: of the lowest one the checkpoint is kept.
 
@@ -110,7 +113,8 @@ class CheckpointStore:
             save_file(_storable(tensors), temporary / TENSORS, {"format": "pt"})  # sync: copied to the host
             (temporary / STATE).write_bytes(text)
             sequence = max((n for n, _ in self._scan()[0]), default=0) + 1
-            about = {"sequence": sequence, "step": step, "pinned": pinned, "score": score}
+            clocks = {"step": step, "spent": step if spent is None else spent}
+            about = {"sequence": sequence, **clocks, "pinned": pinned, "score": score}
             about = seal(temporary, (TENSORS, STATE), about)
             self._put(temporary, name)
         except (OSError, SafetensorError) as error:
@@ -254,6 +258,7 @@ def _info(path: Path, about: Mapping[str, Any], seconds: float = math.nan) -> Ch
         step=about["step"],
         path=path,
         nbytes=sum(file["size"] for file in about["files"].values()),
+        spent=about["spent"],
         pinned=about["pinned"],
         score=about["score"],
         seconds=seconds,

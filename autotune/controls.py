@@ -8,7 +8,7 @@ from typing import Any
 
 from .hyperparameters import Hyperparameter
 from .ramps import RunningRamp
-from .records import HyperparameterState, Ramp, TuneError, Value
+from .records import HUMAN, HyperparameterState, Ramp, TuneError, Value
 
 POLICY = "policy"
 
@@ -86,19 +86,45 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         self._ramps.pop(name, None)
 
     def ramp(self, action: Ramp, source: str, step: int) -> None:
-        """Start a ramp from the present value; it replaces the one that is running."""
+        """Start a ramp from the present value; it replaces the one that is running.
+
+        Raises:
+            TuneError: for an exponential ramp from a value that is not positive.
+        """
         first = float(self[action.name]())
+        if action.shape == "exponential" and first <= 0:
+            raise TuneError(
+                f"an exponential ramp needs a positive start, got {first!r} for {action.name}; use linear"
+            )
         self._ramps[action.name] = RunningRamp(
             source, step, action.steps, first, float(action.value), action.shape
         )
 
-    def advance(self, step: int) -> None:
-        """Write what the running ramps say for the step that follows `step`."""
+    def advance(self, step: int) -> list[tuple[str, str, Exception]]:
+        """Write what the running ramps say for the step that follows `step`.
+
+        Returns:
+            The ramps that ended because a write failed: hyperparameter, who started it, and what failed.
+        """
+        failed = []
         for name, ramp in list(self._ramps.items()):
             parameter = self[name]
-            parameter.write(parameter.clamp(ramp.at(step)))
-            if step >= ramp.end:
+            before = parameter()
+            try:
+                parameter.write(parameter.clamp(ramp.at(step)))
+            except Exception as error:
+                parameter.actuator.write(before)
+                failed.append((name, ramp.source, error))
                 del self._ramps[name]
+            else:
+                if step >= ramp.end:
+                    del self._ramps[name]
+        return failed
+
+    def release(self, name: str) -> None:
+        """Give a hyperparameter back to the policies at its present value; a person's ramp ends."""
+        self[name].owner = POLICY
+        self._ramps.pop(name, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Values, owners and ramps, as plain JSON values."""
@@ -138,7 +164,9 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
             self._write(name, state["values"][name])
             self._ramps.pop(name, None)
             if name in state["ramps"]:
-                self._ramps[name] = RunningRamp(**state["ramps"][name])
+                ramp = RunningRamp(**state["ramps"][name])
+                if not ramp.source.startswith(HUMAN) or self[name].owner == ramp.source:
+                    self._ramps[name] = ramp
 
     def _write(self, name: str, value: Value) -> None:
         # Only where it differs: param groups are back already, a ratio written again may move the last bit.

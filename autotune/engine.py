@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,20 @@ from .journal import Journal, JournalError
 from .memory import Memory, Restored, Target
 from .outcomes import Outcomes
 from .panel import Panel
-from .records import Checkpoint, Decision, Observation, Rewind
+from .records import (
+    HUMAN,
+    Checkpoint,
+    Decision,
+    Escalate,
+    Observation,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    TuneError,
+)
 from .sensors import Instruments
-from .supervisor import Supervisor
+from .supervisor import TUNER, Supervisor
 
 log = logging.getLogger("autotune")
 
@@ -68,9 +78,8 @@ class Engine:
         self.executor = Executor(
             clock, controls, supervisor, memory, journal, outcomes, self.history.signals, self
         )
-        self.restored: Restored | None = None
-        self.saved: CheckpointInfo | None = None
         self.stopping = False
+        self._resumption: Decision | None = None  # whose note still lacks how true the data are
         self._last = 0  # the step of the boundary before
 
     # --- a step ------------------------------------------------------------------------------------------
@@ -81,9 +90,14 @@ class Engine:
 
     def after_step(self, *_: object) -> None:
         """The optimizer's post-step hook."""
-        self.clock.step += 1
-        self.clock.spent += 1
+        self.clock.advance()
         self.instruments.after_step(self.clock.step, self.clock.spent)
+
+    def begin(self) -> None:
+        """Before the first batch: the state and its validation, so that a bad `evaluate` costs no step."""
+        if self.evaluation is not None and self.clock.spent == 0:
+            self._evaluate()
+        self.snapshot()
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
@@ -93,8 +107,8 @@ class Engine:
         def due(every: int | None) -> bool:  # a loop may step more than once between two batches
             return every is not None and step // every > last // every
 
-        if self.controls.ramps:
-            self.controls.advance(step)
+        for name, source, error in self.controls.advance(step) if self.controls.ramps else ():
+            self._safely(lambda n=name, s=source, e=error: self._ramp_failed(n, s, e))  # type: ignore[misc]
         evaluating = due(self.every.evaluate) or (self.clock.over and self.every.evaluate is not None)
         if evaluating or due(self.every.sample) or self.clock.over:
             self._tick(evaluating)
@@ -104,7 +118,11 @@ class Engine:
             self.snapshot()
         if due(self.every.checkpoint):
             reason = f"every {self.every.checkpoint} steps"
-            self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), "supervisor"))
+            self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
+
+    def skipped(self) -> None:
+        """A batch after which a GradScaler has skipped the step: policies still look at what it says."""
+        self._tick(evaluating=False)
 
     def collect(self, wait: bool) -> None:
         """Take over what the sensors have; `wait` for the device, so that nothing stays behind."""
@@ -115,11 +133,7 @@ class Engine:
     def _tick(self, evaluating: bool) -> None:
         clock = self.clock
         if evaluating:
-            assert self.evaluation is not None
-            start = time.perf_counter()
-            for name, value in self.evaluation().items():
-                self.instruments.report(name, value, clock.step, clock.spent)
-            self.instruments.exclude(time.perf_counter() - start)
+            self._evaluate()
         self.collect(wait=False)
         for name, parameter in self.controls.items():
             value = parameter()
@@ -127,11 +141,25 @@ class Engine:
                 self._log(f"hp/{name}", float(value), clock.step, clock.spent)
         self._safely(self._decide)
 
+    def _evaluate(self) -> None:
+        assert self.evaluation is not None
+        start = time.perf_counter()
+        for name, value in self.evaluation().items():
+            self.instruments.report(name, value, self.clock.step, self.clock.spent)
+        self.instruments.exclude(time.perf_counter() - start)
+
     def _decide(self) -> None:
         clock, signals = self.clock, self.history.signals()
         for outcome in self.outcomes.due(clock.step, clock.spent, signals, clock.branch):
             self.journal.outcome(outcome)
         self.panel.ask(self._observe, self.executor)
+
+    def _ramp_failed(self, name: str, source: str, error: Exception) -> None:
+        why = f"its ramp of {name} failed: {type(error).__name__}: {error}"
+        if source.startswith(HUMAN):
+            self.executor.submit(Escalate(reason=f"{source}: {why}"), TUNER)
+        else:
+            self.panel.bench(source, why, self.executor)
 
     def _observe(self, decisions: Sequence[Decision]) -> Observation:
         return Observation(
@@ -159,26 +187,31 @@ class Engine:
 
     def snapshot(self) -> None:
         """Keep the present state in memory."""
-        self.memory.snapshot(self.clock.step, self._kept())
+        self.memory.snapshot(self._kept())
 
-    def restore(self, target: Target) -> str:
-        """Go back to `target`; returns what it took, for the record."""
+    def restore(self, target: Target) -> Restored:
+        """Go back to `target`."""
         self.collect(wait=True)
         held = self.controls.held()
-        back = self.clock.step - target.step
+        back = self.clock.step - target.info.step
 
         def rest(kept: Mapping[str, Any]) -> None:
             self.controls.rewind(kept["controls"], held, back)
             self.instruments.load_state_dict(kept["instruments"])
 
-        self.restored = self.memory.restore(target, rest)
-        self.history.truncate(target.step)
-        self.clock.step = self._last = target.step
-        self.clock.branch += 1
-        return str(self.restored)
+        restored = self.memory.restore(target, rest)
+        if self.clock.live(target.info.step, target.info.spent):
+            self.history.truncate(target.info.step)
+            self.clock.rewind(target.info.step, self.clock.stretches)
+        else:  # a checkpoint of another branch
+            self.history.load_state_dict(target.kept["history"])
+            self.clock.rewind(target.info.step, [(s, n) for s, n in target.kept["clock"]["stretches"]])
+        self.memory.forget_abandoned()
+        self._last = target.info.step
+        return restored
 
-    def save(self, name: str | None) -> str:
-        """Save a checkpoint, pinned when it has a name; returns what it took, for the record."""
+    def save(self, name: str | None) -> CheckpointInfo:
+        """Save a checkpoint, pinned when it has a name."""
         self.collect(wait=True)
         clock = self.clock
         state = {
@@ -188,56 +221,88 @@ class Engine:
             "panel": self.panel.state_dict(),
             "supervisor": self.supervisor.state_dict(),
             "outcomes": self.outcomes.state_dict(),
+            "decisions": self.executor.last_id,
         }
         validation = self.history.signals().get("validation/loss")
-        score = validation.last if validation is not None and math.isfinite(validation.last) else None
+        measured_here = validation is not None and len(validation) and validation.spent[-1] == clock.spent
         label = name or f"step-{clock.step}-spent-{clock.spent}"
-        self.saved = self.memory.checkpoint(label, clock.step, state, pinned=name is not None, score=score)
-        return f"{self.saved.nbytes / 1e6:.1f} MB in {1e3 * self.saved.seconds:.0f} ms"
+        score = validation.last if validation is not None and measured_here else None
+        return self.memory.checkpoint(label, state, pinned=name is not None, score=score)
 
-    def end(self) -> str:
+    def end(self) -> None:
         """End the loop at this boundary."""
         self.stopping = True
-        return ""
 
     def resume(self) -> None:
-        """Take all back from the newest whole checkpoint, and settle what the old process left open."""
+        """Take all back from the newest whole checkpoint, and settle what the old process left open.
+
+        Raises:
+            TuneError: when there is none, or it does not fit; nothing is changed then.
+        """
         target = self.memory.newest()
-        kept = target.kept
+        kept, clock, decisions = target.kept, self.clock, self.journal.decisions()
+        saved, here = set(kept["controls"]["values"]), set(self.controls)
+        if saved != here:
+            raise TuneError(
+                f"a run resumes with the hyperparameters it had ({', '.join(sorted(saved)) or 'none'}), "
+                f"got {', '.join(sorted(here)) or 'none'}; pass the same ones"
+            )
+        self.panel.load_state_dict(kept["panel"])
 
         def rest(_: Mapping[str, Any]) -> None:
             self.controls.load_state_dict(kept["controls"])
             self.instruments.load_state_dict(kept["instruments"])
 
-        self.restored = self.memory.resume(target, rest)
+        restored = self.memory.resume(target, rest)
         self.history.load_state_dict(kept["history"])
-        self.panel.load_state_dict(kept["panel"])
         self.supervisor.load_state_dict(kept["supervisor"])
         self.outcomes.load_state_dict(kept["outcomes"], {o.decision for o in self.journal.outcomes()})
 
-        decisions = self.journal.decisions()
-        clock, saved = self.clock, kept["clock"]
-        clock.step = self._last = saved["step"]
-        clock.spent = max(saved["spent"], self.journal.last_spent())
-        lost = clock.spent - saved["spent"]
-        clock.lost = saved["lost"] + lost
-        clock.branch = max([saved["branch"], *(d.branch for d in decisions)]) + (lost > 0)
+        before = kept["clock"]
+        clock.step = self._last = before["step"]
+        clock.spent = max(before["spent"], self.journal.last_spent())
+        lost = clock.spent - before["spent"]
+        clock.lost = before["lost"] + lost
+        clock.branch = max([before["branch"], *(d.branch for d in decisions)])
+        clock.stretches = [(s, n) for s, n in before["stretches"]]
+        if lost:
+            clock.rewind(clock.step, clock.stretches)
+        self._settle_old(decisions, kept["decisions"])
+        self._resumption = self.journal.decide(
+            step=clock.step,
+            spent=clock.spent,
+            branch=clock.branch,
+            source=TUNER,
+            action=Rewind(
+                target.info.name or clock.step, reason=f"resumed; {lost} steps were lost with the old process"
+            ),
+            before={},
+            status="applied",
+            note=str(restored),
+        )
+
+    def data_resumed(self) -> None:
+        """The loop of a resumed run has started: note how true its data are."""
+        if self._resumption is not None and self.memory.resumed is not None:
+            grade, why = self.memory.resumed
+            note = f"{self._resumption.note}; then {grade}: {why}"
+            self.journal.settle(dataclasses.replace(self._resumption, note=note))
+            self._resumption = None
+
+    def _settle_old(self, decisions: Sequence[Decision], known: int) -> None:
+        """What the old process left open has failed; what people did since the checkpoint is done again."""
+        policies = {policy.name for policy in self.panel.policies}
+        applied = [d for d in decisions if d.applied]
+        self.supervisor.rewinds = sum(d.action.kind == "rewind" and d.source in policies for d in applied)
         for decision in decisions:
             if decision.status == "pending":
                 note = "the process ended before this was known to be applied"
                 self.journal.settle(dataclasses.replace(decision, status="failed", note=note))
-        self.journal.decide(
-            step=clock.step,
-            spent=clock.spent,
-            branch=clock.branch,
-            source="supervisor",
-            action=Rewind(
-                target.name or clock.step, reason=f"resumed; {lost} steps were lost with the old process"
-            ),
-            before={},
-            status="applied",
-            note=str(self.restored),
-        )
+        for decision in applied:
+            human = decision.source.startswith(HUMAN)
+            if human and decision.id > known and isinstance(decision.action, Set | Ramp | Release):
+                reason = f"as decision {decision.id}, which the checkpoint did not know"
+                self.executor.submit(dataclasses.replace(decision.action, reason=reason), decision.source)
 
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from torch import nn
@@ -59,8 +58,3 @@ class Evaluation:
                 "add it, since policies and the best checkpoint go by it"
             )
         return values
-
-
-def better(new: float, best: float | None) -> bool:
-    """Whether a validation loss is a new best; one that is not finite never is."""
-    return math.isfinite(new) and (best is None or new < best)

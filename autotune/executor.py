@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from .checkpoints import CheckpointInfo
 from .clock import Clock
-from .controls import POLICY, Controls
+from .controls import Controls
 from .journal import Journal
-from .memory import Memory, Target
+from .memory import Memory, Restored, Target
 from .outcomes import Outcomes
 from .records import (
+    HUMAN,
     Action,
     Checkpoint,
     Decision,
@@ -26,33 +28,42 @@ from .records import (
     TuneError,
     Value,
 )
-from .supervisor import HUMAN, Situation, Supervisor, Verdict
+from .supervisor import Situation, Supervisor, Verdict
 
 log = logging.getLogger("autotune")
 
 
-class Run(Protocol):
-    """What an action may ask of the run as a whole; each returns a note for the record."""
+class BrokenRun(RuntimeError):
+    """A rewind broke half-way: the run is in no known state, and training must not go on from it."""
 
-    def restore(self, target: Target) -> str:
+
+class Run(Protocol):
+    """What an action may ask of the run as a whole."""
+
+    def restore(self, target: Target) -> Restored:
         """Go back to `target`."""
         ...
 
-    def save(self, name: str | None) -> str:
+    def save(self, name: str | None) -> CheckpointInfo:
         """Save a checkpoint."""
         ...
 
-    def end(self) -> str:
+    def end(self) -> None:
         """End the loop at this boundary."""
         ...
 
 
-class Submitted(NamedTuple):
-    """A decision as recorded, whether its source broke the rules, and what failed in applying it."""
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a proposal."""
 
     decision: Decision
-    fault: bool
-    error: Exception | None
+    """As recorded."""
+    verdict: Verdict
+    result: Restored | CheckpointInfo | None = None
+    """Of a rewind or a checkpoint that was applied."""
+    error: Exception | None = None
+    """What failed in applying it."""
 
 
 class Executor:
@@ -70,6 +81,7 @@ class Executor:
         run: Run,
     ) -> None:
         self.decisions: list[Decision] = []
+        self.last_id = 0
         self._clock = clock
         self._controls = controls
         self._supervisor = supervisor
@@ -88,9 +100,11 @@ class Executor:
             declared: the policy's `controls`; None: everything.
 
         Raises:
-            JournalError: when it cannot be written down; nothing is applied then.
+            JournalError: when it cannot be written down. If that is so before it is applied, it is not; if
+                only after, it stays on record as pending.
+            BrokenRun: when a rewind breaks half-way.
         """
-        verdict, target = self._judge(action, source, declared)
+        situation, verdict, target = self._judge(action, source, declared)
         applying = verdict.status in ("applied", "clamped")
         decision = self._journal.decide(
             step=self._clock.step,
@@ -102,67 +116,88 @@ class Executor:
             before=self._values(verdict.action),
             note=verdict.note,
         )
-        error = None
+        self.last_id = decision.id
+        submitted = Submitted(decision, verdict)
         if applying:
             before = self._signals()
-            decision, error = self._settled(decision, verdict, target)
-            self._journal.settle(decision)
-            if error is None and isinstance(action, Set | Ramp | Rewind):
-                self._outcomes.watch(decision, before)
+            submitted = self._applied(submitted, situation, target)
+            decision = submitted.decision
         self.decisions.append(decision)
         if isinstance(action, Escalate):
             log.warning("%s needs a person at step %d: %s", source, decision.step, action.reason)
-        elif error is not None:
+        elif submitted.error is not None:
             log.warning("step %d: %s failed: %s", decision.step, action.describe(), decision.note)
-        return Submitted(decision, verdict.fault or error is not None, error)
-
-    def _settled(
-        self, decision: Decision, verdict: Verdict, target: Target | None
-    ) -> tuple[Decision, Exception | None]:
-        """Apply what was allowed; the decision with what became of it, and what failed."""
-        try:
-            cost = self._apply(verdict.action, decision.source, target)
-        except Exception as error:
-            note = str(error) if isinstance(error, TuneError) else f"{type(error).__name__}: {error}"
-            return replace(decision, status="failed", note=note), error
-        self._supervisor.applied(verdict.action, decision.source, self._clock.spent)
-        note = "; ".join(part for part in (verdict.note, cost) if part)
-        after = self._values(verdict.action)
-        return replace(decision, status=verdict.status, note=note, after=after), None
+        if applying:
+            self._journal.settle(decision)
+            if decision.applied and isinstance(action, Set | Ramp | Rewind):
+                self._outcomes.watch(decision, before)
+        if isinstance(submitted.error, BrokenRun):
+            raise submitted.error
+        return submitted
 
     def _judge(
         self, action: Action, source: str, declared: frozenset[str] | None
-    ) -> tuple[Verdict, Target | None]:
-        target = None
-        if isinstance(action, Rewind):
-            try:
-                target = self._memory.prepare(action.to, action.data)
-            except TuneError as error:
-                return Verdict("refused", action, str(error)), None
+    ) -> tuple[Situation, Verdict, Target | None]:
+        """The verdict, and the state to rewind to, which is read only when the supervisor allows it."""
+        clock, info, target = self._clock, None, None
         movers = {name: ramp.source for name, ramp in self._controls.ramps.items()}
-        situation = Situation(
-            self._clock.step, self._clock.spent, movers, target.step if target else None, declared
-        )
-        return self._supervisor.review(action, source, situation), target
+        situation = Situation(clock.spent, movers, controls=declared)
+        try:
+            if isinstance(action, Rewind):
+                info = self._memory.find(action.to)
+                here = info.step == clock.step and clock.live(info.step, info.spent)
+                situation = replace(situation, target=info, here=here)
+            verdict = self._supervisor.review(action, source, situation)
+            if info is not None and isinstance(action, Rewind) and verdict.status != "refused":
+                target = self._memory.prepare(info, action.data)
+        except TuneError as error:
+            return situation, Verdict("refused", action, str(error)), None
+        return situation, verdict, target
 
-    def _apply(self, action: Action, source: str, target: Target | None) -> str:
-        match action:
-            case Set() | Ramp():
-                self._change(action, source)
-                return ""
-            case Release():
-                self._controls[action.name].owner = POLICY
-                return ""
-            case Rewind():
-                assert target is not None
-                note = self._run.restore(target)
-                for change in action.then:
-                    self._change(change, source)
-                return note
-            case Checkpoint():
-                return self._run.save(action.name)
-            case Stop():
-                return self._run.end()
+    def _applied(self, submitted: Submitted, situation: Situation, target: Target | None) -> Submitted:
+        """Apply what was allowed, and say what became of it."""
+        decision, verdict = submitted.decision, submitted.verdict
+        notes = [verdict.note]
+        result: Restored | CheckpointInfo | None = None
+        try:
+            match verdict.action:
+                case Set() | Ramp() as change:
+                    self._change(change, decision.source)
+                case Release(name=name):
+                    self._controls.release(name)
+                case Rewind(then=then):
+                    assert target is not None
+                    result = self._restored(target)
+                    notes.append(str(result))
+                    notes += [self._changed_after(change, decision.source) for change in then]
+                case Checkpoint(name=name):
+                    result = saved = self._run.save(name)
+                    notes.append(f"{saved.nbytes / 1e6:.1f} MB in {1e3 * saved.seconds:.0f} ms")
+                case Stop():
+                    self._run.end()
+        except Exception as error:
+            note = str(error) if isinstance(error, TuneError) else f"{type(error).__name__}: {error}"
+            return replace(submitted, decision=replace(decision, status="failed", note=note), error=error)
+        self._supervisor.applied(verdict.action, decision.source, situation)
+        note, after = "; ".join(filter(None, notes)), self._values(verdict.action)
+        decision = replace(decision, status=verdict.status, note=note, after=after)
+        return replace(submitted, decision=decision, result=result)
+
+    def _restored(self, target: Target) -> Restored:
+        try:
+            return self._run.restore(target)
+        except Exception as error:
+            raise BrokenRun(
+                f"the rewind to step {target.info.step} broke half-way ({type(error).__name__}: {error}); "
+                "resume from a checkpoint, and mend what failed"
+            ) from error
+
+    def _changed_after(self, change: Set | Ramp, source: str) -> str:
+        """Change a hyperparameter after a restore; what fails does not undo the rewind, and is noted."""
+        try:
+            self._change(change, source)
+        except Exception as error:
+            return f"{change.describe()} failed: {error}"
         return ""
 
     def _change(self, action: Set | Ramp, source: str) -> None:

@@ -68,7 +68,7 @@ class Held(Actuator[V]):
 class Hyperparameter(abc.ABC, Generic[V]):
     """What the four kinds share. Called, it returns its present value.
 
-    `owner` says who may change it: `policy` (any policy, within the supervisor's limits), `schedule`, or
+    `owner` says who may change it: `policy` (any policy, within the supervisor's limits) or
     `human:NAME`, whose value stays until it is released.
     """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .checkpoints import CheckpointInfo, CheckpointStore, LoadedCheckpoint
+from .clock import Clock
 from .data import Grade, Position, ReplayingLoader
 from .generators import Generators
 from .plant import Plant
@@ -49,9 +50,7 @@ class Rewinding:
 class Target:
     """A state that is ready to be restored: read, verified, and its data known to be reachable."""
 
-    step: int
-    name: str | None
-    """The checkpoint's name; None for a snapshot in memory."""
+    info: SnapshotInfo
     data: Data
     position: Position
     kept: Mapping[str, Any] = field(repr=False)
@@ -77,17 +76,22 @@ class Restored:
 
 
 class Memory:
-    """The states of a run, in memory and on disk. `kept`, of the tuner, is stored and handed back unread."""
+    """The states of a run, in memory and on disk. `kept`, of the tuner, is stored and handed back unread.
+
+    By step only states of the live branch are found; those of others only by their names.
+    """
 
     def __init__(
         self,
         plant: Plant,
+        clock: Clock,
         generators: Generators,
         loader: ReplayingLoader,
         settings: Rewinding,
         folder: Path,
     ) -> None:
         self._plant = plant
+        self._clock = clock
         self._generators = generators
         self._loader = loader
         self._ring = SnapshotRing(plant, settings.capacity, settings.device) if settings.capacity else None
@@ -96,14 +100,20 @@ class Memory:
         """Whether the data can be moved; those of a framework's own loop cannot."""
         self._saved = self._store.infos()  # asked for at every tick, and only `checkpoint` changes it
 
-    def snapshot(self, step: int, kept: dict[str, Any]) -> None:
+    @property
+    def snapshots(self) -> list[SnapshotInfo]:
+        """The states in memory, oldest first."""
+        return [_info(snapshot) for snapshot in self._kept]
+
+    def snapshot(self, kept: dict[str, Any]) -> None:
         """Keep the present state in memory; nothing when the capacity is 0."""
         if self._ring is not None:
-            self._ring.capture(step, {"position": self._loader.position, "kept": kept})
+            extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
+            self._ring.capture(self._clock.step, extra)
             self._loader.keep_from(self._ring.snapshots[0].extra["position"])
 
     def checkpoint(
-        self, name: str, step: int, kept: dict[str, Any], *, pinned: bool, score: float | None
+        self, name: str, kept: dict[str, Any], *, pinned: bool, score: float | None
     ) -> CheckpointInfo:
         """Save the present state to disk; see `CheckpointStore.save` for what it raises."""
         state = {
@@ -112,27 +122,56 @@ class Memory:
             "position": dataclasses.asdict(self._loader.position),
             "kept": kept,
         }
-        info = self._store.save(name, step, state, pinned=pinned, score=score)
+        clock = self._clock
+        info = self._store.save(name, clock.step, state, spent=clock.spent, pinned=pinned, score=score)
         self._saved = self._store.infos()
         return info
 
     def infos(self) -> list[SnapshotInfo]:
-        """Every state that can be rewound to, by step."""
-        kept = [SnapshotInfo(s.step) for s in self._snapshots]
-        saved = [SnapshotInfo(c.step, c.name) for c in self._saved]
-        return sorted(kept + saved, key=lambda info: info.step)
+        """The states of the live branch, by step."""
+        saved = [SnapshotInfo(c.step, c.spent, c.name) for c in self._saved]
+        live = [info for info in self.snapshots + saved if self._clock.live(info.step, info.spent)]
+        return sorted(live, key=lambda info: (info.step, info.name is None))
 
-    def prepare(self, to: int | str, data: Data) -> Target:
-        """Find, read and verify a state; nothing of the run is touched.
+    def find(self, to: int | str) -> SnapshotInfo:
+        """A state, without reading it.
 
         Args:
-            to: a checkpoint's name, or a step: the newest state at or before it is taken, memory first.
+            to: a checkpoint's name, or a step: the newest state of the live branch at or before it is taken,
+                memory first.
+
+        Raises:
+            TuneError: when there is no such state.
+        """
+        if isinstance(to, str):
+            for saved in self._saved:
+                if saved.name == to:
+                    return SnapshotInfo(saved.step, saved.spent, to)
+            there = ", ".join(saved.name for saved in self._saved) or "none"
+            raise TuneError(f"a rewind goes to a checkpoint by its name, got {to!r}; there are: {there}")
+        before = [info for info in self.infos() if info.step <= to]
+        if not before:
+            there = ", ".join(str(info.step) for info in self.infos()) or "none"
+            raise TuneError(
+                f"a rewind goes to a state at or before the step asked for, got {to}; there are: {there}"
+            )
+        return before[-1]
+
+    def prepare(self, info: SnapshotInfo, data: Data) -> Target:
+        """Read and verify a state; nothing of the run is touched.
+
+        Args:
+            info: from `find`.
             data: whether the batches since then shall come again.
 
         Raises:
-            TuneError: when there is no such state, it is damaged, or its data cannot be had as asked.
+            TuneError: when the state is damaged, or its data cannot be had as asked.
         """
-        target = self._on_disk(to, data) if isinstance(to, str) else self._at(to, data)
+        if info.name is None:
+            snapshot = next(s for s in self._kept if _info(s) == info)
+            target = Target(info, data, snapshot.extra["position"], snapshot.extra["kept"], snapshot)
+        else:
+            target = self._read(info.name, data)
         if data == "replay" and not self.movable:
             raise TuneError("the data of a framework's loop cannot be replayed; rewind with data='skip'")
         self._loader.check(target.position, data)
@@ -140,61 +179,60 @@ class Memory:
 
     def newest(self) -> Target:
         """The newest whole checkpoint on disk, for a resume; errors as for `prepare`."""
-        return self._on_disk(None, "replay")
+        return self._read(None, "replay")
 
     def restore(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> Restored:
-        """Restore data, plant, what `rest` does with `kept`, and the random generators, in this order.
-
-        Snapshots of the steps that this undoes are dropped.
-        """
+        """Restore plant and data, then what `rest` does with `kept`, and the random generators last."""
         start = time.perf_counter()
+        nbytes, source = self._load(target)
         grade, why = self._loader.rewind(target.position, target.data)
-        nbytes, source = self._load(target, rest)
+        self._finish(target, rest)
+        return Restored(target.info.step, grade, why, time.perf_counter() - start, nbytes, source)
+
+    def forget_abandoned(self) -> None:
+        """Drop the snapshots in memory that are not of the live branch any more."""
         if self._ring is not None:
-            self._ring.drop_after(target.step)
-        return Restored(target.step, grade, why, time.perf_counter() - start, nbytes, source)
+            self._ring.keep(lambda s: self._clock.live(s.step, s.extra["spent"]))
 
     def resume(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> Restored:
         """As `restore`, in a new process: the data are moved when the loop names its loader."""
         start = time.perf_counter()
+        nbytes, source = self._load(target)
         self._loader.resume(target.position)
-        nbytes, source = self._load(target, rest)
-        why = "model, optimizer and generators as saved; the data follow when the loop starts"
-        return Restored(target.step, "bitwise", why, time.perf_counter() - start, nbytes, source)
+        self._finish(target, rest)
+        why = "the data follow when the loop starts"
+        return Restored(target.info.step, "state-exact", why, time.perf_counter() - start, nbytes, source)
 
     @property
-    def _snapshots(self) -> list[Snapshot]:
+    def resumed(self) -> tuple[Grade, str] | None:
+        """How true the data of a resumed run are, once the loop has started; None before."""
+        return self._loader.resumed
+
+    @property
+    def _kept(self) -> list[Snapshot]:
         return self._ring.snapshots if self._ring is not None else []
 
-    def _at(self, step: int, data: Data) -> Target:
-        before = [info for info in self.infos() if info.step <= step]
-        if not before:
-            there = ", ".join(str(info.step) for info in self.infos()) or "none"
-            raise TuneError(
-                f"a rewind goes to a state at or before the step asked for, got {step}; there are: {there}"
-            )
-        newest = max(before, key=lambda info: (info.step, info.name is None))
-        if newest.name is not None:
-            return self._on_disk(newest.name, data)
-        snapshot = next(s for s in self._snapshots if s.step == newest.step)
-        return Target(newest.step, None, data, snapshot.extra["position"], snapshot.extra["kept"], snapshot)
-
-    def _on_disk(self, name: str | None, data: Data) -> Target:
+    def _read(self, name: str | None, data: Data) -> Target:
         loaded = self._store.load(name)
         self._plant.check(loaded.state["plant"])
-        position = Position(**loaded.state["position"])
-        return Target(loaded.info.step, loaded.info.name, data, position, loaded.state["kept"], loaded)
+        info = SnapshotInfo(loaded.info.step, loaded.info.spent, loaded.info.name)
+        return Target(info, data, Position(**loaded.state["position"]), loaded.state["kept"], loaded)
 
-    def _load(
-        self, target: Target, rest: Callable[[Mapping[str, Any]], None]
-    ) -> tuple[int, Literal["memory", "disk"]]:
+    def _load(self, target: Target) -> tuple[int, Literal["memory", "disk"]]:
         if isinstance(target.state, Snapshot):
             assert self._ring is not None
             self._ring.restore(target.state)
-            rest(target.kept)
-            self._ring.restore_generators(target.state)
             return target.state.nbytes, "memory"
         self._plant.load(target.state.state["plant"])
-        rest(target.kept)
-        self._generators.restore(target.state.state["generators"])
         return target.state.info.nbytes, "disk"
+
+    def _finish(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> None:
+        rest(target.kept)
+        state = target.state
+        self._generators.restore(
+            state.generators if isinstance(state, Snapshot) else state.state["generators"]
+        )
+
+
+def _info(snapshot: Snapshot) -> SnapshotInfo:
+    return SnapshotInfo(snapshot.step, snapshot.extra["spent"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .executor import Executor
+from .executor import BrokenRun, Executor
+from .journal import JournalError
 from .records import Action, Decision, Escalate, Observation, Policy, Rewind, Stop, TuneError
+from .supervisor import TUNER
 
 OUT_OF_BOUNDS = 3
 """Clamped decisions in a row after which a policy is benched."""
@@ -34,6 +36,12 @@ class Panel:
                     "a policy has name, requires, controls, decide, state_dict and load_state_dict, "
                     f"got {policy!r}; see autotune.Policy"
                 )
+            for what, names in (("requires", policy.requires), ("controls", policy.controls)):
+                if isinstance(names, str):
+                    raise TuneError(
+                        f"a policy's {what} is a sequence of names, got the string {names!r} from "
+                        f"{policy.name!r}; write ({names!r},)"
+                    )
             for what, needed, there in (
                 ("signal", policy.requires, measured),
                 ("hyperparameter", policy.controls, hyperparameters),
@@ -44,17 +52,19 @@ class Panel:
                         f"policy {policy.name!r} needs the {what} {missing[0]!r}, which is not there; "
                         f"there are: {', '.join(sorted(there)) or 'none'}. {_REMEDIES[what]}"
                     )
-        names = [policy.name for policy in policies]
-        for name in names:
-            if names.count(name) > 1 or name == "supervisor" or ":" in name:
+        called = [policy.name for policy in policies]
+        for name in called:
+            if name == TUNER or ":" in name:
                 raise TuneError(
-                    f"policies have names of their own, got {name!r} twice or reserved; rename one"
+                    f"{TUNER!r} and names with a colon are reserved, got {name!r}; rename the policy"
                 )
+            if called.count(name) > 1:
+                raise TuneError(f"policies have names of their own, got {name!r} twice; rename one")
         self.policies = tuple(policies)
         self.benched: dict[str, str] = {}
         """Why each benched policy sits there."""
-        self._seen = dict.fromkeys(names, 0)
-        self._clamped = dict.fromkeys(names, 0)
+        self._seen = dict.fromkeys(called, 0)
+        self._outside = dict.fromkeys(called, 0)
 
     def ask(self, observe: Callable[[Sequence[Decision]], Observation], executor: Executor) -> None:
         """Let each policy decide once; after a rewind or a stop the rest wait for the next tick."""
@@ -68,7 +78,7 @@ class Panel:
                 if wrong is not None:
                     raise TypeError(f"decide returns actions, got {wrong!r}")
             except Exception as error:
-                self._bench(policy, f"decide raised {type(error).__name__}: {error}", executor)
+                self.bench(policy.name, f"decide raised {type(error).__name__}: {error}", executor)
                 continue
             if self._submit(policy, actions, executor):
                 return
@@ -93,25 +103,35 @@ class Panel:
             policy.load_state_dict(state["policies"][policy.name])
         self.benched = dict(state["benched"])
 
+    def bench(self, name: str, why: str, executor: Executor) -> None:
+        """Take a policy out of the run, on record."""
+        if name not in self.benched:
+            self.benched[name] = why
+            executor.submit(Escalate(reason=f"{name} is benched: {why}"), TUNER)
+
     def _submit(self, policy: Policy, actions: Sequence[Action], executor: Executor) -> bool:
         """Submit what a policy wants; returns whether the run was moved or stopped."""
         for action in actions:
-            decision, fault, _ = executor.submit(action, policy.name, frozenset(policy.controls))
-            clamped = self._clamped[policy.name] + 1 if decision.status == "clamped" else 0
-            self._clamped[policy.name] = clamped
-            if fault:
-                self._bench(policy, decision.note, executor)
-            elif clamped >= OUT_OF_BOUNDS:
-                self._bench(policy, f"{clamped} decisions in a row were out of bounds", executor)
-            if decision.applied and isinstance(action, Rewind | Stop):
+            try:
+                submitted = executor.submit(action, policy.name, frozenset(policy.controls))
+            except (JournalError, BrokenRun):
+                raise
+            except Exception as error:  # what cannot even be recorded
+                self.bench(policy.name, f"{action.kind}: {type(error).__name__}: {error}", executor)
+                return False
+            outside = self._outside[policy.name] + 1 if submitted.verdict.out_of_bounds else 0
+            self._outside[policy.name] = outside
+            # A full disk is no fault of the policy's.
+            broke = submitted.error is not None and not isinstance(submitted.error, OSError)
+            if submitted.verdict.fault or broke:
+                self.bench(policy.name, submitted.decision.note, executor)
+            elif outside >= OUT_OF_BOUNDS:
+                self.bench(policy.name, f"{outside} decisions in a row were out of bounds", executor)
+            if submitted.decision.applied and isinstance(action, Rewind | Stop):
                 return True
             if policy.name in self.benched:
                 return False
         return False
-
-    def _bench(self, policy: Policy, why: str, executor: Executor) -> None:
-        self.benched[policy.name] = why
-        executor.submit(Escalate(reason=f"{policy.name} is benched: {why}"), "supervisor")
 
 
 _REMEDIES = {

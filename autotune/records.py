@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -23,6 +24,8 @@ Shape: TypeAlias = Literal["linear", "cosine", "exponential"]
 Data: TypeAlias = Literal["replay", "skip"]
 Status: TypeAlias = Literal["pending", "applied", "clamped", "refused", "suggested", "failed"]
 
+HUMAN = "human:"
+"""How the source of a person's decisions, and the owner of what a person holds, begins."""
 SHAPES: tuple[Shape, ...] = ("linear", "cosine", "exponential")
 DATA: tuple[Data, ...] = ("replay", "skip")
 
@@ -65,7 +68,7 @@ class HyperparameterState:
     kind: Literal["float", "log", "int", "categorical"]
     value: Value
     owner: str
-    """`policy`, `schedule` or `human:NAME`."""
+    """`policy` or `human:NAME`."""
     low: float | None = None
     high: float | None = None
     choices: tuple[Value, ...] = ()
@@ -79,6 +82,7 @@ class SnapshotInfo:
     """A state of the run that can be rewound to."""
 
     step: int
+    spent: int
     name: str | None = None
     """The checkpoint's name on disk; None for a snapshot in memory."""
 
@@ -96,7 +100,7 @@ class Observation:
     hyperparameters: Mapping[str, HyperparameterState]
     signals: Mapping[str, Signal]
     snapshots: Sequence[SnapshotInfo] = ()
-    """Oldest first."""
+    """Of the live branch, oldest first."""
     decisions: Sequence[Decision] = ()
     """Decisions recorded since this policy was last asked, from every source."""
     rewinds_left: int = 0
@@ -118,6 +122,9 @@ class Action:
     reason: str
     evidence: Evidence = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def describe(self) -> str:
         """One short line for tables and plots."""
         return self.kind
@@ -130,6 +137,11 @@ class Set(Action):
     kind: ClassVar[str] = "set"
     name: str
     value: Value
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "name", self.name, str)
+        _expect(self, "value", self.value, (numbers.Real, str))
 
     def describe(self) -> str:
         """`lr → 0.05`."""
@@ -147,6 +159,10 @@ class Ramp(Action):
     shape: Shape = "linear"
 
     def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "name", self.name, str)
+        _expect(self, "value", self.value, numbers.Real)
+        _expect(self, "steps", self.steps, int)
         if self.steps < 1:
             raise TuneError(f"a ramp takes at least 1 step, got steps={self.steps}; use Set for a jump")
         if self.shape not in SHAPES:
@@ -163,6 +179,10 @@ class Release(Action):
 
     kind: ClassVar[str] = "release"
     name: str
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "name", self.name, str)
 
     def describe(self) -> str:
         """`release lr`."""
@@ -184,6 +204,10 @@ class Rewind(Action):
     then: tuple[Set | Ramp, ...] = ()
 
     def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "to", self.to, (int, str))
+        for action in self.then:
+            _expect(self, "then", action, (Set, Ramp))
         if self.data not in DATA:
             raise TuneError(f"data is one of {', '.join(DATA)}, got {self.data!r}")
 
@@ -199,6 +223,10 @@ class Checkpoint(Action):
 
     kind: ClassVar[str] = "checkpoint"
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "name", self.name, (str, type(None)))
 
     def describe(self) -> str:
         """`checkpoint NAME`."""
@@ -333,6 +361,24 @@ class Policy(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the memory back."""
         ...
+
+
+def _check(action: Action) -> None:
+    """What every action must hold to, so that it can be recorded."""
+    _expect(action, "reason", action.reason, str)
+    _expect(action, "evidence", action.evidence, Mapping)
+    for name, value in action.evidence.items():
+        _expect(action, "evidence", name, str)
+        _expect(action, f"evidence {name!r}", value, (numbers.Real, str, type(None)))
+
+
+def _expect(action: Action, field: str, value: object, kinds: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        wanted = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise TuneError(
+            f"the {field} of a {action.kind!r} action is of type {wanted}, got {value!r} "
+            f"of type {type(value).__name__}; give a plain value"
+        )
 
 
 def _short(value: Value) -> str:

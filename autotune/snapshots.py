@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -69,7 +70,7 @@ class SnapshotRing:
             extra: kept beside it, as a copy.
         """
         start = time.perf_counter()
-        self.drop_after(step - 1)
+        self.keep(lambda snapshot: snapshot.step < step)
         state = self._plant.state()
         live: dict[int, Tensor] = {}
         copied(state, lambda tensor: live.setdefault(id(tensor), tensor))
@@ -114,10 +115,10 @@ class SnapshotRing:
         """The last act of a rewind; see `Generators.restore`."""
         return self._plant.generators.restore(snapshot.generators)
 
-    def drop_after(self, step: int) -> None:
-        """Drop the snapshots later than `step`: their branch has been left."""
-        while self.snapshots and self.snapshots[-1].step > step:
-            self._spare.append(self.snapshots.pop().slot)
+    def keep(self, wanted: Callable[[Snapshot], bool]) -> None:
+        """Drop the snapshots that are not `wanted`: their branch has been left."""
+        self._spare += [snapshot.slot for snapshot in self.snapshots if not wanted(snapshot)]
+        self.snapshots = [snapshot for snapshot in self.snapshots if wanted(snapshot)]
 
     def _slot(self, tensors: list[Tensor], step: int) -> _Slot:
         """A slot that fits `tensors`: a spare one, that of the snapshot least missed, or a new one."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .hyperparameters import CategoricalHyperparameter, Hyperparameter
-from .records import Action, Ramp, Release, Rewind, Set, TuneError, Value
+from .records import HUMAN, Action, Ramp, Release, Rewind, Set, SnapshotInfo, TuneError, Value
 
-HUMAN = "human:"
+TUNER = "supervisor"
+"""The source of what the tuner does by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Verdict:
     note: str = ""
     fault: bool = False
     """The policy did what no policy may do (NaN, a wrong type, a hyperparameter not its own)."""
+    out_of_bounds: bool = False
+    """A value was clamped to the hyperparameter's bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,17 @@ class Situation:
     """What an action is judged against.
 
     Args:
-        step: the present step.
         spent: the present `spent`.
         ramps: who started the ramps that are running, by hyperparameter.
-        target: the step of the state that a `Rewind` would restore.
+        target: the state that a `Rewind` would restore.
+        here: whether that is the present state.
         controls: what the proposing policy declared as its own; None (a person): everything.
     """
 
-    step: int
     spent: int
     ramps: Mapping[str, str]
-    target: int | None = None
+    target: SnapshotInfo | None = None
+    here: bool = False
     controls: frozenset[str] | None = None
 
 
@@ -110,20 +113,20 @@ class Supervisor:
                 verdict = Verdict("applied", action)
         except TuneError as error:
             return Verdict("refused", action, str(error), fault=True)
-        if self.suggest and not human and verdict.status != "refused":
+        if self.suggest and not human and source != TUNER and verdict.status != "refused":
             return dataclasses.replace(verdict, status="suggested")
         return verdict
 
-    def applied(self, action: Action, source: str, spent: int) -> None:
-        """Remember an action that was applied."""
+    def applied(self, action: Action, source: str, situation: Situation) -> None:
+        """Remember an action that was applied in this situation."""
         if isinstance(action, Set | Ramp):
-            self._changes[action.name] = (source, spent)
+            self._changes[action.name] = (source, situation.spent)
         elif isinstance(action, Rewind):
             if not source.startswith(HUMAN):
                 self.rewinds += 1
-            self._replays.add(action.describe())
+            self._replays.add(_replay(action, situation))
             for change in action.then:
-                self._changes[change.name] = (source, spent)
+                self._changes[change.name] = (source, situation.spent)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as plain JSON values."""
@@ -169,7 +172,9 @@ class Supervisor:
                 value = limited
         if isinstance(action, Set) and value == parameter() and action.name not in situation.ramps:
             return Verdict("refused", action, note or f"{action.name} is {value!r} already")
-        return Verdict("clamped" if note else "applied", dataclasses.replace(action, value=value), note)
+        status: Literal["clamped", "applied"] = "clamped" if note else "applied"
+        changed = dataclasses.replace(action, value=value)
+        return Verdict(status, changed, note, out_of_bounds=verdict.out_of_bounds)
 
     def _within_bounds(self, action: Set | Ramp, situation: Situation) -> Verdict:
         """Whether a policy may change the hyperparameter at all, and the change clamped to its bounds."""
@@ -184,7 +189,7 @@ class Supervisor:
         if value == action.value:
             return Verdict("applied", dataclasses.replace(action, value=value))
         note = f"{action.value!r} is out of bounds: clamped to {value!r}"
-        return Verdict("clamped", dataclasses.replace(action, value=value), note)
+        return Verdict("clamped", dataclasses.replace(action, value=value), note, out_of_bounds=True)
 
     def _wait(self, name: str, source: str, situation: Situation) -> str:
         """Why `source` has to wait before it may change `name`; empty when it need not."""
@@ -215,10 +220,10 @@ class Supervisor:
 
     def _rewind(self, action: Rewind, source: str, situation: Situation) -> Verdict:
         """What a rewind sets afterwards is exempt from cooldown and rate limit: the plant is new then."""
-        if situation.target == situation.step and not action.then:
-            return Verdict(
-                "refused", action, f"the run is at step {situation.step}: a rewind changes nothing"
-            )
+        assert situation.target is not None
+        if situation.here and not action.then:
+            note = f"the run is at step {situation.target.step} already: a rewind changes nothing"
+            return Verdict("refused", action, note)
         human = source.startswith(HUMAN)
         changes = [self._person(a) if human else self._within_bounds(a, situation) for a in action.then]
         kept = tuple(v.action for v in changes if v.status != "refused" and isinstance(v.action, Set | Ramp))
@@ -228,11 +233,12 @@ class Supervisor:
                 return Verdict(
                     "refused", action, f"all {self.limits.max_rewinds} rewinds are used up (Limits)"
                 )
-            if action.data == "replay" and (not kept or allowed.describe() in self._replays):
+            if action.data == "replay" and (not kept or _replay(allowed, situation) in self._replays):
                 note = "the same data with the same values would only repeat the run: change one, or skip"
                 return Verdict("refused", action, note)
         note = "; ".join(v.note for v in changes if v.note)
-        return Verdict("clamped" if note else "applied", allowed, note)
+        outside = any(v.out_of_bounds for v in changes)
+        return Verdict("clamped" if note else "applied", allowed, note, out_of_bounds=outside)
 
     def _release(self, action: Release, human: bool) -> Verdict:
         parameter = self._known(action)
@@ -241,6 +247,13 @@ class Supervisor:
         if parameter.owner == "policy":
             return Verdict("refused", action, f"nobody holds {action.name}: there is nothing to release")
         return Verdict("applied", action)
+
+
+def _replay(action: Rewind, situation: Situation) -> str:
+    """What tells a rewind from others that lead to another run."""
+    assert situation.target is not None
+    then = [(a.kind, a.name, a.value, a.steps if isinstance(a, Ramp) else 0) for a in action.then]
+    return f"{situation.target.spent} {action.data} {then!r}"
 
 
 def _check_ramp(action: Set | Ramp, parameter: Hyperparameter[Any], value: Value) -> None:

@@ -26,14 +26,16 @@ from .data import ReplayingLoader
 from .delivery import Delivery, target
 from .engine import Engine, Every
 from .evaluation import Evaluation
+from .executor import Submitted
 from .generators import Generators
 from .hyperparameters import Hyperparameter
-from .journal import Journal, RunStatus
+from .journal import Journal, JournalError, RunStatus
 from .memory import Memory, Restored, Rewinding
 from .outcomes import Outcomes
 from .panel import Panel
 from .plant import Plant
 from .records import (
+    HUMAN,
     Action,
     Checkpoint,
     Data,
@@ -51,13 +53,13 @@ from .records import (
     Value,
 )
 from .sensors import Instruments, Sensor
-from .supervisor import HUMAN, Limits, Supervisor
+from .supervisor import Limits, Supervisor
 
 log = logging.getLogger("autotune")
 
 VERSION = version("autotune-torch")
 
-NEVER_STEPPED = 1000
+NEVER_STEPPED = 10_000
 """Batches without an optimizer step after which the loop is taken to step another optimizer."""
 
 
@@ -139,7 +141,11 @@ class AutoTuner:
         self._loader = ReplayingLoader(generators, settings.replay_bytes)
 
         # From here on there are side effects.
-        self._journal = _journal or Journal.create(folder, _meta(folder, total_steps, panel, controls))
+        if _journal is None:
+            _journal = Journal.create(folder, _meta(folder, total_steps, panel, controls))
+        else:
+            _journal.begin()
+        self._journal = _journal
         self._engine = Engine(
             clock=clock,
             every=every,
@@ -149,12 +155,15 @@ class AutoTuner:
             panel=panel,
             supervisor=Supervisor(controls, limits or Limits(), suggest),
             outcomes=Outcomes(max(5 * sample_every, (total_steps or 0) // 40)),
-            memory=Memory(plant, generators, self._loader, settings, folder / "checkpoints"),
+            memory=Memory(plant, clock, generators, self._loader, settings, folder / "checkpoints"),
             journal=self._journal,
         )
         self._inside = False  # the loop's body runs
-        self._taken = 0  # `spent` when the batch was handed out, or _SETTLED since
+        self._taken = 0  # `spent` when the batch was handed out, or since its boundary is behind it
+        self._settled = False  # that is so: the body has saved or rewound
+        self._rewound = False  # what the body still reports is of a branch that it has left
         self._unstepped = 0  # batches in a row without a step
+        self._scaled = scaler is not None  # a GradScaler may skip steps
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
@@ -164,7 +173,7 @@ class AutoTuner:
         controls.attach()  # after the sensors' hooks, so that those see gradients before they are clipped
         to = target(run_id=mlflow if isinstance(mlflow, str) else None)
         self._delivery = Delivery(self._journal, to) if mlflow else None
-        atexit.register(self.close)
+        atexit.register(self._at_exit)
 
     @classmethod
     def resume(cls, folder: str | Path, model: nn.Module, optimizer: Optimizer, **arguments: Any) -> Self:
@@ -183,12 +192,16 @@ class AutoTuner:
             TuneError: when there is no run, no whole checkpoint, or it comes from another model.
         """
         journal = Journal.open(folder)
-        journal.begin()
-        tuner = cls(model, optimizer, **arguments, folder=folder, _journal=journal)
+        status = journal.status()
+        try:
+            tuner = cls(model, optimizer, **arguments, folder=folder, _journal=journal)
+        except BaseException:
+            journal.close()
+            raise
         try:
             tuner._engine.resume()
         except BaseException:
-            tuner.close("failed")
+            tuner.close(status)
             raise
         return tuner
 
@@ -204,6 +217,8 @@ class AutoTuner:
         Raises:
             TuneError: for a loader that cannot be iterated over, or a loop that never steps the optimizer.
         """
+        if self._closed:
+            raise TuneError("a closed tuner trains no more; make a new one, or go on by AutoTuner.resume")
         if epochs is None and self._engine.clock.total_steps is None:
             epochs = 1
         return self._iterate(self._loader.epochs(loader, epochs))
@@ -222,7 +237,7 @@ class AutoTuner:
         else:
             self._engine.memory.movable = False
             self._begin()
-        self._inside, self._taken = True, self._engine.clock.spent
+        self._hand_out()
         return self._going_on()
 
     def report(self, loss: Tensor | float | None = None, **values: Tensor | float) -> None:
@@ -233,8 +248,11 @@ class AutoTuner:
         Raises:
             TuneError: for a name that was not announced.
         """
+        if self._rewound:
+            return
         clock = self._engine.clock
-        ahead = 1 if clock.spent == self._taken else 0  # before optimizer.step(), it is about the coming step
+        # Before optimizer.step(), it is about the coming step.
+        ahead = 1 if clock.spent == self._taken and not self._settled else 0
         for name, value in values.items() if loss is None else [("loss", loss), *values.items()]:
             if name != "loss" and name not in self._reports:
                 raise TuneError(
@@ -248,22 +266,30 @@ class AutoTuner:
         Called by itself at the end of a `with` block and at the exit of the process.
 
         Args:
-            status: how the run ended; None: found out.
+            status: how the run ended; None: finished.
         """
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
         for hook in self._hooks:
             hook.remove()
         self._engine.controls.detach()
-        self._engine.collect(wait=True)
-        if status is None:
-            status = "failed" if getattr(sys, "last_value", None) is not None else "finished"
-        self._journal.end(status)
+        try:
+            self._engine.collect(wait=True)
+            self._journal.end(status or "finished")
+        except JournalError as error:
+            log.error("the end of the run is not on record: %s", error)
         if self._delivery and not self._delivery.close():
             log.warning("MLflow lacks a part of this run; deliver it by: autotune sync %s", self.folder)
-        self._journal.close()
+        try:
+            self._journal.close()
+        except JournalError as error:
+            log.error("the last metrics are lost: %s", error)
+
+    def _at_exit(self) -> None:
+        uncaught = getattr(sys, "last_value", None) is not None  # what has ended the process
+        self.close("failed" if uncaught else None)
 
     def __enter__(self) -> Self:
         return self
@@ -280,7 +306,7 @@ class AutoTuner:
         Raises:
             TuneError: when the supervisor refuses, with its reason.
         """
-        return self._command(Set(name, value, reason=reason), by)
+        return self._command(Set(name, value, reason=reason), by).decision
 
     def ramp(
         self,
@@ -293,14 +319,16 @@ class AutoTuner:
         reason: str = "",
     ) -> Decision:
         """Move a hyperparameter to `value` over the next `steps` steps, and hold it; errors as for `set`."""
-        return self._command(Ramp(name, value, steps, shape, reason=reason), by)
+        return self._command(Ramp(name, value, steps, shape, reason=reason), by).decision
 
     def release(self, name: str, *, by: str = "user", reason: str = "") -> Decision:
         """Give a hyperparameter back to the policies, which go on from its value; errors as for `set`."""
-        return self._command(Release(name, reason=reason), by)
+        return self._command(Release(name, reason=reason), by).decision
 
     def rewind(self, to: int | str, data: Data = "replay", *, by: str = "user", reason: str = "") -> Restored:
         """Go back to an earlier state, bitwise where the data allow it.
+
+        In the loop's body it is the last statement: what comes after it belongs to the state gone back to.
 
         Args:
             to: a checkpoint's name, or a step: the newest state at or before it is taken.
@@ -312,28 +340,32 @@ class AutoTuner:
             TuneError: between `next()` and `optimizer.step()`, or when the state or its data cannot be had.
         """
         self._at_boundary("rewind")
-        self._command(Rewind(to, data, reason=reason), by)
-        self._taken = _SETTLED
-        assert self._engine.restored is not None
-        return self._engine.restored
+        result = self._command(Rewind(to, data, reason=reason), by).result
+        assert isinstance(result, Restored)
+        self._taken, self._settled, self._rewound = self._engine.clock.spent, True, self._inside
+        return result
 
     def checkpoint(self, name: str | None = None, *, by: str = "user", reason: str = "") -> CheckpointInfo:
         """Save the run to disk; a named checkpoint is kept for ever.
+
+        In the loop's body it is the last statement, after all that the next step builds on (a scheduler's step).
 
         Raises:
             TuneError: between `next()` and `optimizer.step()`, or when it cannot be written.
         """
         self._at_boundary("checkpoint")
-        if self._inside and self._taken != _SETTLED:
-            self._taken = _SETTLED
+        if self._inside and not self._settled:
             self._engine.boundary()  # what is saved has the step's decisions behind it
-        self._command(Checkpoint(name, reason=reason), by)
-        assert self._engine.saved is not None
-        return self._engine.saved
+            self._taken, self._settled = self._engine.clock.spent, True
+        if self._unstepped and not self._scaled:
+            log.warning("gradients of %d batches that no step has used yet are not saved", self._unstepped)
+        result = self._command(Checkpoint(name, reason=reason), by).result
+        assert isinstance(result, CheckpointInfo)
+        return result
 
     def stop(self, *, by: str = "user", reason: str = "") -> Decision:
         """End the loop at the next boundary."""
-        return self._command(Stop(reason=reason), by)
+        return self._command(Stop(reason=reason), by).decision
 
     # --- what can be looked at -----------------------------------------------------------------------------
 
@@ -369,7 +401,7 @@ class AutoTuner:
 
     @property
     def snapshots(self) -> Sequence[SnapshotInfo]:
-        """The states that can be rewound to."""
+        """The states of the live branch that can be rewound to; other checkpoints by their names."""
         return self._engine.memory.infos()
 
     # --- within --------------------------------------------------------------------------------------------
@@ -388,7 +420,8 @@ class AutoTuner:
                     batch = transform.apply(batch)
                 if counting:
                     engine.instruments.batch(_examples(batch))
-                self._inside, self._taken = True, engine.clock.spent
+                self._engine.data_resumed()
+                self._hand_out()
                 yield batch
                 self._after_batch()
         finally:
@@ -397,36 +430,40 @@ class AutoTuner:
 
     def _begin(self) -> None:
         """Keep the state before the first step, or before the first after a resume."""
-        if not self._engine.memory.infos():
-            self._engine.snapshot()
+        if not self._engine.memory.snapshots:
+            self._engine.begin()
+
+    def _hand_out(self) -> None:
+        self._inside, self._taken = True, self._engine.clock.spent
+        self._settled = self._rewound = False
 
     def _going_on(self) -> bool:
         return not (self._engine.clock.over or self._engine.stopping)
 
     def _after_batch(self) -> None:
         self._inside = False
-        if self._taken == _SETTLED:
-            return
         if self._engine.clock.spent > self._taken:
             self._unstepped = 0
             self._engine.boundary()
-            return
-        self._engine.instruments.micro_batch()
-        self._unstepped += 1
-        if self._unstepped == NEVER_STEPPED:
-            raise TuneError(
-                "the loop steps the optimizer that the tuner was given, got "
-                f"{self._unstepped} batches without a step; pass the one that is stepped"
-            )
+        elif not self._settled:
+            self._engine.instruments.micro_batch()
+            self._unstepped += 1
+            if self._scaled and self._unstepped % self._engine.every.sample == 0:
+                self._engine.skipped()
+            if self._unstepped == NEVER_STEPPED and not self._engine.clock.spent and not self._scaled:
+                raise TuneError(
+                    "the loop steps the optimizer that the tuner was given, got "
+                    f"{self._unstepped} batches without a step; pass the one that is stepped"
+                )
 
-    def _command(self, action: Action, by: str) -> Decision:
-        decision, _, error = self._engine.executor.submit(action, HUMAN + by)
-        if not decision.applied:
-            raise TuneError(decision.note) from error
-        return decision
+    def _command(self, action: Action, by: str) -> Submitted:
+        submitted = self._engine.executor.submit(action, HUMAN + by)
+        if not submitted.decision.applied:
+            raise TuneError(submitted.decision.note) from submitted.error
+        return submitted
 
     def _at_boundary(self, what: str) -> None:
-        if self._inside and self._taken == self._engine.clock.spent:
+        if self._inside and self._taken == self._engine.clock.spent and not self._settled:
             raise TuneError(
                 f"a {what} needs a step boundary, got a call between next() and optimizer.step(); "
                 "call it after optimizer.step(), or outside the loop"
@@ -477,4 +514,3 @@ def _examples(batch: Any) -> int:
 
 
 _END = object()
-_SETTLED = -1  # the body has rewound or saved, and left nothing to do at the boundary

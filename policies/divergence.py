@@ -19,13 +19,17 @@ ENOUGH = 30  # losses without which there is no level
 PATIENCE = 50  # how long a finite anomaly may take to recover
 LOST = 3  # non-finite losses in a row that do not recover any more
 SHORT = 20  # losses whose median is the best level
-EARLY = 100  # the first losses, within which an early rise lies
+RISE = 200  # the newest losses, among which a rise at the start is looked for
+SETTLED = 100  # age at which a loss that still falls from its rise has to be below the first one
 PROBATION = 300  # age of a branch that was begun anew, up to which it is watched more closely
 GROWN = 1000  # age of a branch that is past its beginning, learned or not
 # Thresholds.
 ANOMALY = 8.0  # deviations of the level above the healthy one
-PART = 0.5  # of the progress since the first loss
-ERRORS = 3.0  # standard errors, on probation
+UNDONE = (
+    (0.5, 8.0),
+    (0.9, 6.0),
+)  # part of the progress since the first loss, and deviations of the best level
+PROBATION_PART, PROBATION_ERRORS = 0.5, 3.0  # the same on probation, and standard errors
 EXPLODED, EXPLODED_BY = 8.0, math.log(4)  # standard deviations of single losses, and y
 ROSE, ROSE_BY = 5.0, math.log(1.1)
 LEARNED, LEARNED_BY = 2.0, math.log(1.1)
@@ -53,23 +57,24 @@ class Divergence:
 
     y is the log of the loss (`y_of`), its level the median of 10.
 
-    *Anomaly*: the level is 8 deviations above that of the last 200 healthy losses (`Band`), and 50 steps after
-    the first loss that was so high it still is; or three losses in a row are not finite. Spikes that
-    recover are left alone, however high. Gradient norms by the same rule and non-finite gradients only date
-    the beginning, for healthy gradients grow, too.
-    *Undone*: 90 % of the last 50 losses are above the best level yet by 8 deviations and by half of all
-    progress since the first loss. It finds what goes wrong too slowly to be an anomaly.
-    *Overshot*: the first step moved the weights by more than 0.3 of their size, and 3 losses in a row among the
-    first 10 have a median half as high again as the first. Adam's losses soon come down again after that,
-    but the initialisation is gone.
+    *Anomaly*: the level is 8 deviations above that of the last 200 healthy losses (`Band`), and still is 50
+    steps after the first loss that was so high; or three losses in a row are not finite. Spikes that recover
+    are left alone, however high. Gradient norms by the same rule and non-finite gradients only date the
+    beginning, for healthy gradients grow, too.
+    *Undone*: 90 % of the last 50 losses are above the best level yet by half of all progress since the first
+    loss and 8 deviations, or by nine tenths of it and 6 deviations. It finds what goes wrong too slowly to
+    be an anomaly, and what is lost where losses near zero vary by orders of magnitude.
+    *Overshot*: the first step moved the weights by more than 0.3 of their size, and 3 losses in a row among
+    the first 10 have a median half as high again as the first. Adam's losses soon come down again after
+    that, but the initialisation is gone.
     *At the start* there is no healthy level until the median of the later half is clearly below the first
-    loss. The run has exploded when 5 losses in a row have a median 4 times the first and 8 standard deviations
-    above it; it is dead when after 30 steps it had risen (3 in a row by 10 % and 5 standard deviations), is
-    not below the first loss and falls no more. Neither is possible before the weights have moved by 0.3 of
-    their size (median update ratio × steps); where that is not measured, nothing is called dead. A rate that
-    is too low moves and raises nothing, so it is left alone.
-    *On probation*, the first 300 steps of a run that was begun anew: half of the progress and 3 standard
-    errors above the best level are enough, since the rate is known to be of the order of the highest possible.
+    loss. The run has exploded when 5 losses in a row have a median 4 times the first and 8 standard
+    deviations above it; it is dead when after 30 steps it had risen (3 in a row by 10 % and 5 standard
+    deviations), is not below the first loss and falls no more. Neither is possible before the weights have
+    moved by 0.3 of their size (median update ratio × steps); where that is not measured, nothing is called
+    dead. A rate that is too low moves and raises nothing, so it is left alone.
+    *On probation*, the first 300 steps of a run that was begun anew, half of the progress and 3 standard
+    errors above the best level are enough: the rate is of the order of the highest that is possible.
     """
 
     def __init__(self) -> None:
@@ -179,23 +184,22 @@ class Divergence:
             self._best = [median, deviation]
         usual = np.concatenate([loss.value[-WINDOW:], initial])
         level, best, *firsts = y_of(np.array([median, self._best[0], *self._initial]), usual).tolist()
-        lost, deviation = PART * (float(np.median(firsts)) - best), self._best[1]
-        if level <= best + lost:
-            return None
+        progress, deviation = float(np.median(firsts)) - best, self._best[1]
         recent = y_of(loss.value[-PATIENCE:], usual)
-        evidence = {"level": level, "best_level": best, "half_of_the_progress": lost}
+        evidence = {"level": level, "best_level": best, "progress": progress}
         age = len(loss.value) - begin
         if probation and age < PROBATION:
             error = OF_MEDIAN / math.sqrt(SHORT) * noise(recent)
-            if level > best + ERRORS * error:
-                return Alarm(
-                    int(loss.step[begin]), "the lowered rate is still too high", evidence, start=True
-                )
-        elif age >= PATIENCE and np.quantile(recent, 0.1) > best + max(lost, ANOMALY * deviation):
-            levels = running_median(y_of(loss.value[begin:], usual), SHORT)
-            good = np.flatnonzero(levels <= best + ANOMALY * deviation)
-            first = int(loss.step[begin + (int(good[-1]) + SHORT if len(good) else 0)])
-            return Alarm(first, "half of the progress is undone", evidence)
+            if level > best + max(PROBATION_PART * progress, PROBATION_ERRORS * error):
+                what = "the lowered rate is still too high"
+                return Alarm(int(loss.step[begin]), what, evidence, start=True)
+        elif age >= PATIENCE:
+            limit = best + min(max(part * progress, times * deviation) for part, times in UNDONE)
+            if np.sort(recent)[PATIENCE // 10] > limit:
+                levels = running_median(y_of(loss.value[begin:], usual), SHORT)
+                good = np.flatnonzero(levels <= limit)
+                first = int(loss.step[begin + (int(good[-1]) + SHORT if len(good) else 0)])
+                return Alarm(first, "the progress is undone", evidence)
         return None
 
 
@@ -209,7 +213,7 @@ def beginning(y: Array, first: float) -> tuple[Literal["open", "learned", "explo
     n = len(y)
     late = y[-max(SHORT, n // 2) :]
     deviation = noise(late)
-    peak = float(running_median(y[:EARLY], 5).max()) - first
+    peak = float(running_median(y[-RISE:], 5).max()) - first
     if n >= 5 and peak > max(EXPLODED_BY, EXPLODED * deviation):
         return "exploded", peak
     if n < ENOUGH:
@@ -217,9 +221,9 @@ def beginning(y: Array, first: float) -> tuple[Literal["open", "learned", "explo
     level, error = float(np.median(late)), OF_MEDIAN * deviation / math.sqrt(len(late))
     if level < first - max(LEARNED_BY, LEARNED * deviation):
         return "learned", peak
-    peak = float(running_median(y[:EARLY], 3).max()) - first
+    peak = float(running_median(y[-RISE:], 3).max()) - first
     half = len(late) // 2
-    falling = n < EARLY and float(np.median(late[:half]) - np.median(late[half:])) > 4 * error
+    falling = n < SETTLED and float(np.median(late[:half]) - np.median(late[half:])) > 4 * error
     if peak <= max(ROSE_BY, ROSE * deviation) or falling or level < first - error:
         return "open", peak
     return "dead", peak

@@ -23,12 +23,13 @@ class DivergenceGuard:
     *When*: see `Divergence`.
 
     *What*: one rewind to the newest state before the first anomaly; when it comes again within 100 steps, to
-    an older one than before. The rate is halved, from the second time on quartered, and warms up over 50 steps
-    from a tenth of that. At the start: to the oldest state, with a tenth of the rate, or with the one that
-    gives a first step of 0.3 ‖w‖ if that is less (or if all that is known is that the first steps overshot).
+    an older one than before. The rate is halved, from the second time on quartered, and warms up over 50
+    steps from a tenth of that. At the start: to the oldest state, with a tenth of the rate, or with the one
+    that gives a first step of 0.3 ‖w‖ if that is less (or if all that is known is that the first steps
+    overshot).
 
-    When already the first loss after a rewind is anomalous, neither weights nor rate are to blame: the bad data
-    are read on for 50 steps (then 100, ...) and left behind at the same rate.
+    When already the first loss after a rewind is anomalous, neither weights nor rate are to blame: the bad
+    data are read on for 50 steps (then 100, ...) and left behind at the same rate.
 
     After `attempts` without 500 healthy steps between it escalates, once. A refused rewind counts, and the
     next one waits for 50 steps times the number of attempts. A rate that a person or a schedule holds is
@@ -71,6 +72,8 @@ class DivergenceGuard:
         loss = observation.signals.get("loss")
         if loss is None or not len(loss):
             return ()
+        if loss.spent[-1] - loss.step[-1] != observation.spent - observation.step:
+            return ()  # nothing has been measured since the last rewind
         alarm = self._divergence.judge(observation, self._anew)
         if alarm is not None:
             return self._act(alarm, self._divergence.back(loss), observation)

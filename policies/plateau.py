@@ -27,8 +27,8 @@ class Plateau:
     *Test.* Mann–Kendall for a falling trend, one-sided, on 20 averages over a window, so that noise and
     short-range correlation do not count. p ≤ 0.05: it falls, and a fresh window begins. p ≥ 0.5: no sign of
     a fall, a plateau. Between the two the window is doubled, so that slow progress under much noise gets
-    the power that it needs. No value is in two decisions, and there are at most ten tests in a budget; a
-    loss whose fall would be significant at 0.05 every second time is decayed by mistake in 5 % of the windows.
+    the power that it needs. No value is in two decisions, and there are at most ten tests in a budget; a loss
+    that falls by two standard errors of the trend in a window is decayed by mistake in 2 % of the windows.
     *Decay.* To a third; then a fresh window decides again. A decay has gained when the averages after it are
     significantly lower than those before (Mann–Whitney, 0.05). After two in a row without gain the
     cool-down begins at once; without a budget the windows double instead.
@@ -79,7 +79,10 @@ class Plateau:
 
     def _test(self, rate: HyperparameterState, observation: Observation) -> Sequence[Action]:
         window = WINDOW_STEPS if observation.budget is None else WINDOW * observation.budget
-        values = observation.signals[self.requires[0]].since(self._since + 1).value
+        signal = observation.signals.get(self.requires[0])
+        if signal is None:
+            return ()
+        values = signal.since(self._since + 1).value
         values = values[np.isfinite(values)]
         if observation.step - self._since < window * 2**self._doubled or len(values) < FEWEST:
             return ()

@@ -17,7 +17,7 @@ OF_MEDIAN = 1.2533  # standard error of a median over that of a mean
 
 
 def y_of(losses: Array, usual: Array) -> Array:
-    """The log of `losses`, or the losses in units of their usual size where the `usual` ones are not all positive.
+    """The log of `losses`; where the `usual` ones are not all positive, `losses` by their usual size.
 
     Infinity for what is not finite.
     """
@@ -32,7 +32,7 @@ def y_of(losses: Array, usual: Array) -> Array:
 
 
 def running_median(y: Array, length: int, every: int = 1) -> Array:
-    """Medians of `length` values in a row, one beginning at every `every`-th value; of all, where there are fewer."""
+    """Medians of `length` values in a row, one from every `every`-th value on; of all, if fewer."""
     windows = np.lib.stride_tricks.sliding_window_view(y, min(length, len(y)))
     medians: Array = np.median(windows[::every], axis=1)
     return medians

@@ -33,8 +33,8 @@ class Quadratic:
     """
 
     def __init__(
-        self, seed=0, noise=0.1, tails=5.0, floor=1e-3, condition=30, gradient_noise=0.01, memory=0.0, ceiling=None,
-        poison=range(0), nan=range(0), spikes=range(0),
+        self, seed=0, noise=0.1, tails=5.0, floor=1e-3, condition=30, gradient_noise=0.01, memory=0.0,
+        ceiling=None, poison=range(0), nan=range(0), spikes=range(0),
     ):  # fmt: skip
         self.seed, self.noise, self.tails, self.floor = seed, noise, tails, floor
         self.memory, self.wander = memory, 0.0
@@ -82,6 +82,27 @@ class Quadratic:
 
     def restore(self, state):
         self.w, self.wander = state[0].copy(), state[1]
+
+
+class Curve:
+    """A loss that takes its course whatever the rate: `course(step)` under log-normal noise."""
+
+    def __init__(self, course, noise=0.2, seed=0):
+        self.course, self.noise, self.seed, self.at = course, noise, seed, 0
+
+    def step(self, rate, batch):
+        self.at += 1
+        rng = np.random.default_rng((self.seed, batch))
+        return {"loss": self.course(self.at) * np.exp(self.noise * rng.standard_normal())}
+
+    def true_loss(self):
+        return self.course(self.at)
+
+    def capture(self):
+        return self.at
+
+    def restore(self, state):
+        self.at = state
 
 
 class Loop:
@@ -138,7 +159,7 @@ class Loop:
             budget=self.budget,
             hyperparameters=self.controls.states(),
             signals=self.signals(),
-            snapshots=[SnapshotInfo(s[0]) for s in self.ring],
+            snapshots=[SnapshotInfo(s[0], s[4]) for s in self.ring],
             decisions=unread,
             rewinds_left=self.supervisor.limits.max_rewinds - self.supervisor.rewinds,
         )
@@ -173,13 +194,19 @@ class Loop:
     def _decide(self, action, source):
         target = self._find(action.to) if isinstance(action, Rewind) else None
         ramps = {name: ramp.source for name, ramp in self.controls.ramps.items()}
-        situation = Situation(self.step, self.spent, ramps, target and target[0], frozenset({"lr"}))
+        situation = Situation(
+            self.spent,
+            ramps,
+            target and SnapshotInfo(target[0], target[4]),
+            target is not None and target[0] == self.step,
+            frozenset({"lr"}),
+        )
         verdict = self.supervisor.review(action, source, situation)
         assert not verdict.fault, verdict.note
         before = {"lr": self.rate}
         if verdict.status in ("applied", "clamped"):
             self.apply(verdict.action, source, target)
-            self.supervisor.applied(verdict.action, source, self.spent)
+            self.supervisor.applied(verdict.action, source, situation)
         decision = Decision(
             len(self.decisions) + 1, 0.0, self.step, self.spent, self.branch, source, verdict.action,
             verdict.status, before, {"lr": self.rate}, verdict.note,
@@ -200,7 +227,7 @@ class Loop:
         return [s for s in self.ring if s[0] <= to][-1]
 
     def _rewind(self, action, source, target):
-        step, batch, state, controls = target
+        step, batch, state, controls, _ = target
         self.plant.restore(state)
         self.controls.rewind(controls, self.controls.held(), self.step - step)
         self.step, self.branch = step, self.branch + 1
@@ -214,14 +241,12 @@ class Loop:
             self.apply(change, source)
 
     def _snapshot(self):
-        state = (self.step, self.batch, self.plant.capture(), self.controls.state_dict())
+        state = (self.step, self.batch, self.plant.capture(), self.controls.state_dict(), self.spent)
         self.ring.append(state)
         if len(self.ring) > self.capacity:
             ages = [self.step + self.snapshot_every - s[0] for s in self.ring]
-            crowded = min(range(1, len(ages) - 1), key=lambda i: ages[i - 1] / ages[i + 1])
-            if ages[0] / ages[1] < ages[crowded - 1] / ages[crowded + 1]:
-                crowded = 0
-            del self.ring[crowded]
+            crowding = [ages[i - 1] / ages[i + 1] for i in range(1, len(ages) - 1)]
+            del self.ring[1 + int(np.argmin(crowding)) if crowding else 0]
 
 
 def fields(decision):
