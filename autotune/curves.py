@@ -54,8 +54,10 @@ def discarded(curves: Iterable[Series], decisions: Sequence[Decision]) -> list[S
     kept = np.inf  # the last step of the branch at hand that is still part of the run
     for i in range(len(order) - 1, 0, -1):
         lost, successor = order[i - 1], order[i]
+        if lost not in end:  # killed before anything of it was on record
+            continue
         kept = min(kept, end[lost] - offset[successor])
-        began = end[order[i - 2]] if i >= 2 else 0
+        began = end.get(order[i - 2], 0) if i >= 2 else 0
         low = max(int(kept) + offset[lost], began)
         if low < end[lost]:
             stretches.append(Stretch(low, end[lost]))

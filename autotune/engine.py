@@ -31,7 +31,7 @@ from .records import (
     Set,
     TuneError,
 )
-from .sensors import Instruments
+from .sensors import Instruments, Sample
 from .supervisor import TUNER, Supervisor
 
 log = logging.getLogger("autotune")
@@ -79,6 +79,7 @@ class Engine:
             clock, controls, supervisor, memory, journal, outcomes, self.history.signals, self
         )
         self.stopping = False
+        self._early: list[Sample] = []  # of a step that is still to come
         self._resumption: Decision | None = None  # whose note still lacks how true the data are
         self._last = 0  # the step of the boundary before
 
@@ -112,6 +113,8 @@ class Engine:
         evaluating = due(self.every.evaluate) or (self.clock.over and self.every.evaluate is not None)
         if evaluating or due(self.every.sample) or self.clock.over:
             self._tick(evaluating)
+            if step >= 2 * self.every.sample:
+                self.panel.check_reported(self.history.signals())
             if self.clock.step != step:
                 return  # rewound
         if due(self.every.snapshot):
@@ -122,13 +125,24 @@ class Engine:
 
     def skipped(self) -> None:
         """A batch after which a GradScaler has skipped the step: policies still look at what it says."""
+        self.collect(wait=False)
+        early, self._early = self._early, []
+        for sample in early:  # what was reported about the step that was skipped
+            self._keep(sample._replace(step=self.clock.step, spent=self.clock.spent))
         self._tick(evaluating=False)
 
     def collect(self, wait: bool) -> None:
         """Take over what the sensors have; `wait` for the device, so that nothing stays behind."""
-        for sample in self.instruments.collect(wait):
-            self.history.append(sample.name, sample.step, sample.spent, sample.value)
-            self._log(sample.name, sample.value, sample.step, sample.spent)
+        collected, self._early = self._early + self.instruments.collect(wait), []
+        for sample in collected:
+            if sample.spent > self.clock.spent:  # reported before its step was taken
+                self._early.append(sample)
+            else:
+                self._keep(sample)
+
+    def _keep(self, sample: Sample) -> None:
+        self.history.append(sample.name, sample.step, sample.spent, sample.value)
+        self._log(sample.name, sample.value, sample.step, sample.spent)
 
     def _tick(self, evaluating: bool) -> None:
         clock = self.clock
@@ -200,6 +214,7 @@ class Engine:
             self.instruments.load_state_dict(kept["instruments"])
 
         restored = self.memory.restore(target, rest)
+        self._early = []
         if self.clock.live(target.info.step, target.info.spent):
             self.history.truncate(target.info.step)
             self.clock.rewind(target.info.step, self.clock.stretches)
@@ -223,9 +238,11 @@ class Engine:
             "outcomes": self.outcomes.state_dict(),
             "decisions": self.executor.last_id,
         }
+        if name is not None and self.memory.has(name):
+            raise TuneError(f"a named checkpoint is kept for ever, got {name!r} again; choose another name")
         validation = self.history.signals().get("validation/loss")
         measured_here = validation is not None and len(validation) and validation.spent[-1] == clock.spent
-        label = name or f"step-{clock.step}-spent-{clock.spent}"
+        label = name if name is not None else f"step-{clock.step}-spent-{clock.spent}"
         score = validation.last if validation is not None and measured_here else None
         return self.memory.checkpoint(label, state, pinned=name is not None, score=score)
 

@@ -50,7 +50,7 @@ class Evaluation:
             }  # sync: evaluated
         except (TypeError, ValueError) as error:
             raise TuneError(
-                f"evaluate returns a number or a mapping of numbers, got {result!r}; use .item()"
+                f"evaluate returns a number or a mapping of numbers, got {result!r}; return the loss"
             ) from error
         if "validation/loss" not in values:
             raise TuneError(

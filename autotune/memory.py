@@ -72,7 +72,7 @@ class Restored:
 
     def __str__(self) -> str:
         size = f"{self.nbytes / 1e6:.1f} MB from {self.source} in {1e3 * self.seconds:.1f} ms"
-        return f"{self.grade}: {self.why}; {size}"
+        return f"at step {self.step}, {self.grade}: {self.why}; {size}"
 
 
 class Memory:
@@ -126,6 +126,10 @@ class Memory:
         info = self._store.save(name, clock.step, state, spent=clock.spent, pinned=pinned, score=score)
         self._saved = self._store.infos()
         return info
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of this name."""
+        return any(saved.name == name for saved in self._saved)
 
     def infos(self) -> list[SnapshotInfo]:
         """The states of the live branch, by step."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -257,7 +258,11 @@ class MlflowRun:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "timeline.png"
-            plot_run(self._journal.folder, path)
+            try:
+                plot_run(self._journal.folder, path)
+            except Exception as error:  # a picture less is no reason to hold back the rest
+                print(f"the picture could not be drawn: {error!r}", file=sys.stderr)
+                return
             self._client.log_artifact(self._run, str(path), PREFIX.rstrip("/"))
         self._note("picture", state)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .executor import BrokenRun, Executor
 from .journal import JournalError
-from .records import Action, Decision, Escalate, Observation, Policy, Rewind, Stop, TuneError
+from .records import Action, Decision, Escalate, Observation, Policy, Rewind, Signal, Stop, TuneError
 from .supervisor import TUNER
 
 OUT_OF_BOUNDS = 3
@@ -20,6 +20,7 @@ class Panel:
     Args:
         policies: in the order in which they are asked.
         measured: every signal there will be.
+        reported: those of them that the loop has to report.
         hyperparameters: names of all that are registered.
 
     Raises:
@@ -28,8 +29,15 @@ class Panel:
     """
 
     def __init__(
-        self, policies: Sequence[Policy], measured: frozenset[str], hyperparameters: frozenset[str]
+        self,
+        policies: Sequence[Policy],
+        measured: frozenset[str],
+        reported: frozenset[str],
+        hyperparameters: frozenset[str],
     ) -> None:
+        self._reported = reported
+        if not isinstance(policies, Sequence):
+            raise TuneError(f"policies is a list of policies, got {policies!r}; write [...] round it")
         for policy in policies:
             if not isinstance(policy, Policy):
                 raise TuneError(
@@ -66,6 +74,20 @@ class Panel:
         self._seen = dict.fromkeys(called, 0)
         self._outside = dict.fromkeys(called, 0)
 
+    def check_reported(self, signals: Mapping[str, Signal]) -> None:
+        """See that the loop reports what policies need; called once it must have.
+
+        Raises:
+            TuneError: when it does not.
+        """
+        for policy in self.policies:
+            for name in policy.requires:
+                if name in self._reported and name not in signals:
+                    raise TuneError(
+                        f"policy {policy.name!r} needs `{name}`, got none from the loop so far; "
+                        f"call tuner.report({name}=...) in each step"
+                    )
+
     def ask(self, observe: Callable[[Sequence[Decision]], Observation], executor: Executor) -> None:
         """Let each policy decide once; after a rewind or a stop the rest wait for the next tick."""
         for policy in self.policies:
@@ -73,10 +95,11 @@ class Panel:
                 continue
             since, self._seen[policy.name] = self._seen[policy.name], len(executor.decisions)
             try:
-                actions = list(policy.decide(observe(executor.decisions[since:])))
+                returned = policy.decide(observe(executor.decisions[since:]))
+                actions = list(returned) if isinstance(returned, Iterable) else [returned]
                 wrong = next((a for a in actions if not isinstance(a, Action)), None)
-                if wrong is not None:
-                    raise TypeError(f"decide returns actions, got {wrong!r}")
+                if wrong is not None or not isinstance(returned, Iterable):
+                    raise TypeError(f"it returns a sequence of actions, got {returned!r}")
             except Exception as error:
                 self.bench(policy.name, f"decide raised {type(error).__name__}: {error}", executor)
                 continue

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .actuators import BatchTransform
+from .actuators.param_groups import unwrap
 from .checkpoints import CheckpointInfo
 from .clock import Clock
 from .controls import Controls
@@ -61,6 +63,8 @@ VERSION = version("autotune-torch")
 
 NEVER_STEPPED = 10_000
 """Batches without an optimizer step after which the loop is taken to step another optimizer."""
+SELDOM_STEPPED = 200
+"""Batches without an optimizer step after which that is said."""
 
 
 class AutoTuner:
@@ -68,7 +72,7 @@ class AutoTuner:
 
     Args:
         model: the model that is trained.
-        optimizer: its optimizer (the one of torch: behind accelerate's wrapper, `.optimizer`).
+        optimizer: its optimizer; one that accelerate has wrapped is looked through.
         hyperparameters: what may be adjusted; see `autotune.actuators`.
         policies: asked in this order at every tick.
         total_steps: optimizer steps that the run may spend, rewound ones included; None: no limit.
@@ -121,15 +125,23 @@ class AutoTuner:
         ):
             if number is not None and number < 1:
                 raise TuneError(f"{name} is at least 1 step, got {number}")
+        optimizer = unwrap(optimizer)
+        if evaluate is not None and not callable(evaluate):
+            raise TuneError(f"evaluate is a function that returns the validation loss, got {evaluate!r}")
+        if optimizer in _tuned:
+            raise TuneError("an optimizer has one tuner, got a second one for it; close the first")
         settings = rewinding or Rewinding()
         folder = new_folder() if folder is None else Path(folder)
         generators = Generators()
         plant = Plant(model, optimizer, stateful or {}, generators)
         controls = Controls(hyperparameters)
+        _check_optimizers(controls, [optimizer, *(stateful or {}).values()])
         evaluation = Evaluation(evaluate, model, generators) if evaluate else None
         scaler = next((s for s in (stateful or {}).values() if isinstance(s, torch.amp.GradScaler)), None)
         instruments = Instruments(model, optimizer, sensors, sample_every, scaler, groups)
-        panel = Panel(policies, _measured(instruments, evaluation, policies, reports), frozenset(controls))
+        reported = frozenset({"loss", *reports})
+        measured = _measured(instruments, evaluation, policies) | reported
+        panel = Panel(policies, measured, reported, frozenset(controls))
         clock = Clock(total_steps)
         every = Every(
             sample=sample_every,
@@ -173,6 +185,8 @@ class AutoTuner:
         controls.attach()  # after the sensors' hooks, so that those see gradients before they are clipped
         to = target(run_id=mlflow if isinstance(mlflow, str) else None)
         self._delivery = Delivery(self._journal, to) if mlflow else None
+        _tuned.add(optimizer)
+        self._optimizer = optimizer
         atexit.register(self._at_exit)
 
     @classmethod
@@ -186,13 +200,14 @@ class AutoTuner:
             folder: the run's folder.
             model: as in the run; its values are overwritten.
             optimizer: as in the run.
-            **arguments: as for `AutoTuner`, the same as in the run.
+            **arguments: as for `AutoTuner`, as in the run; `total_steps` is known, and may be raised.
 
         Raises:
             TuneError: when there is no run, no whole checkpoint, or it comes from another model.
         """
         journal = Journal.open(folder)
         status = journal.status()
+        arguments.setdefault("total_steps", journal.meta().get("total_steps"))
         try:
             tuner = cls(model, optimizer, **arguments, folder=folder, _journal=journal)
         except BaseException:
@@ -221,7 +236,7 @@ class AutoTuner:
             raise TuneError("a closed tuner trains no more; make a new one, or go on by AutoTuner.resume")
         if epochs is None and self._engine.clock.total_steps is None:
             epochs = 1
-        return self._iterate(self._loader.epochs(loader, epochs))
+        return self._iterate(self._loader.epochs(loader, epochs), epochs)
 
     def boundary(self) -> bool:
         """The step boundary of a loop that a framework runs; with `batches` there is no need to call it.
@@ -248,6 +263,8 @@ class AutoTuner:
         Raises:
             TuneError: for a name that was not announced.
         """
+        if self._closed:
+            raise TuneError("a closed tuner takes no reports; close it after the loop")
         if self._rewound:
             return
         clock = self._engine.clock
@@ -271,6 +288,7 @@ class AutoTuner:
         if self._closed:
             return
         self._closed = True
+        _tuned.discard(self._optimizer)
         atexit.unregister(self._at_exit)
         for hook in self._hooks:
             hook.remove()
@@ -290,6 +308,10 @@ class AutoTuner:
     def _at_exit(self) -> None:
         uncaught = getattr(sys, "last_value", None) is not None  # what has ended the process
         self.close("failed" if uncaught else None)
+
+    def __repr__(self) -> str:
+        clock = self._engine.clock
+        return f"AutoTuner({str(self.folder)!r}, step={clock.step}, spent={clock.spent} of {clock.budget})"
 
     def __enter__(self) -> Self:
         return self
@@ -348,7 +370,7 @@ class AutoTuner:
     def checkpoint(self, name: str | None = None, *, by: str = "user", reason: str = "") -> CheckpointInfo:
         """Save the run to disk; a named checkpoint is kept for ever.
 
-        In the loop's body it is the last statement, after all that the next step builds on (a scheduler's step).
+        In the loop's body it is the last statement, after all that the next step needs (a scheduler's step).
 
         Raises:
             TuneError: between `next()` and `optimizer.step()`, or when it cannot be written.
@@ -406,7 +428,7 @@ class AutoTuner:
 
     # --- within --------------------------------------------------------------------------------------------
 
-    def _iterate(self, stream: Iterator[Any]) -> Iterator[Any]:
+    def _iterate(self, stream: Iterator[Any], epochs: int | None) -> Iterator[Any]:
         engine = self._engine
         transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
         counting = bool(engine.instruments.signals)
@@ -415,6 +437,7 @@ class AutoTuner:
             while self._going_on():
                 batch = next(stream, _END)
                 if batch is _END:
+                    self._ended(epochs)
                     break
                 for transform in transforms:
                     batch = transform.apply(batch)
@@ -427,6 +450,16 @@ class AutoTuner:
         finally:
             self._inside = False
             stream.close()  # type: ignore[attr-defined]
+
+    def _ended(self, epochs: int | None) -> None:
+        if epochs is None:
+            clock = self._engine.clock
+            log.warning(
+                "the loader ended after %d of %s steps: it can be iterated over only once; "
+                "pass one that begins anew, a DataLoader or a list",
+                clock.spent,
+                clock.budget,
+            )
 
     def _begin(self) -> None:
         """Keep the state before the first step, or before the first after a resume."""
@@ -450,6 +483,8 @@ class AutoTuner:
             self._unstepped += 1
             if self._scaled and self._unstepped % self._engine.every.sample == 0:
                 self._engine.skipped()
+            if self._unstepped == SELDOM_STEPPED and not self._scaled:
+                log.warning("%d batches without optimizer.step(); is it called?", self._unstepped)
             if self._unstepped == NEVER_STEPPED and not self._engine.clock.spent and not self._scaled:
                 raise TuneError(
                     "the loop steps the optimizer that the tuner was given, got "
@@ -457,6 +492,8 @@ class AutoTuner:
                 )
 
     def _command(self, action: Action, by: str) -> Submitted:
+        if self._closed:
+            raise TuneError("a closed tuner changes nothing any more; go on by AutoTuner.resume")
         submitted = self._engine.executor.submit(action, HUMAN + by)
         if not submitted.decision.applied:
             raise TuneError(submitted.decision.note) from submitted.error
@@ -480,15 +517,25 @@ def _measured(
     instruments: Instruments,
     evaluation: Evaluation | None,
     policies: Sequence[Policy],
-    reports: Sequence[str],
 ) -> frozenset[str]:
-    """Every signal that there will be."""
-    names = {"loss", "loss_mean", "loss_variance", *instruments.signals, *reports}
+    """Every signal that there will be, but for those that the loop reports."""
+    names = {"loss_mean", "loss_variance", *instruments.signals}
     if evaluation is not None:
         names |= {"validation/loss", "generalization_gap"}
         if any(n.startswith("validation/") and n not in names for p in policies for n in p.requires):
             names |= evaluation().keys()  # the only way to know what it returns
     return frozenset(names)
+
+
+def _check_optimizers(controls: Controls, known: Sequence[object]) -> None:
+    """Raise when a hyperparameter writes to an optimizer that is no part of the run."""
+    for name, parameter in controls.items():
+        other = getattr(parameter.actuator, "optimizer", None)
+        if isinstance(other, Optimizer) and all(other is not part for part in known):
+            raise TuneError(
+                f"a hyperparameter writes to an optimizer of the run, got {name!r} of another; make it from "
+                "the optimizer that the tuner is given, or name that other one in stateful"
+            )
 
 
 def _meta(folder: Path, total_steps: int | None, panel: Panel, controls: Controls) -> dict[str, Any]:
@@ -514,3 +561,5 @@ def _examples(batch: Any) -> int:
 
 
 _END = object()
+_tuned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+"""Optimizers that have a tuner."""

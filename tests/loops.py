@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autotune import AutoTuner
 from autotune.actuators import learning_rate
+from autotune.hyperparameters import Held
 
 torch.set_num_threads(1)
 DATA = torch.Generator().manual_seed(1)
@@ -87,7 +88,7 @@ class Loop:
 class Scripted:
     """A policy that does what it is told at the steps it is told."""
 
-    requires = ("loss",)
+    requires = ()
 
     def __init__(self, script, name="scripted", controls=("lr",)):
         self.name = name
@@ -105,6 +106,16 @@ class Scripted:
 
     def load_state_dict(self, state):
         self.script = {spent: self.script[spent] for spent in state["left"]}
+
+
+class Stuck(Held):
+    """An actuator whose plant refuses everything above 0.5, after it has half written it."""
+
+    def write(self, value):
+        super().write(value)
+        if value > 0.5:
+            raise RuntimeError("valve stuck")
+        return value
 
 
 def same(a, b):

@@ -7,12 +7,11 @@ import time
 
 import pytest
 import torch
-from loops import OPTIMIZERS, Loop, Scripted, same
+from loops import OPTIMIZERS, Loop, Scripted, Stuck, same
 from torch.nn.functional import cross_entropy
 
 from autotune import FloatHyperparameter, Limits, Rewinding, TuneError
 from autotune.actuators import learning_rate
-from autotune.hyperparameters import Held
 from autotune.journal import Journal
 from autotune.records import Ramp, Rewind, Set
 
@@ -144,16 +143,6 @@ def test_5_what_write_returns_is_what_the_next_step_uses(tmp_path):
     assert used[20:26] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01, 0.01])
 
 
-class Stuck(Held):
-    """An actuator whose plant refuses everything above 0.5, after it has half written it."""
-
-    def write(self, value):
-        super().write(value)
-        if value > 0.5:
-            raise RuntimeError("valve stuck")
-        return value
-
-
 @pytest.mark.parametrize(
     ("actions", "status", "note"),
     [
@@ -163,7 +152,7 @@ class Stuck(Held):
         ([Rewind(-5, reason="")], "refused", "at or before the step asked for, got -5"),
         ([Rewind("nowhere", reason="")], "refused", "nowhere"),
         (lambda observation: 1 / 0, None, "ZeroDivisionError"),
-        (["sleep"], None, "decide returns actions, got 'sleep'"),
+        (["sleep"], None, "it returns a sequence of actions, got ['sleep']"),
     ],
 )
 def test_6_what_is_refused_or_fails_leaves_the_plant_untouched(tmp_path, actions, status, note):

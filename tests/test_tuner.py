@@ -2,11 +2,10 @@
 
 import logging
 import math
-import threading
 
 import pytest
 import torch
-from loops import INPUTS, LABELS, Loop, Scripted, same
+from loops import INPUTS, LABELS, Loop, Scripted, Stuck, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +19,7 @@ from autotune.actuators import (
     weight_decay,
 )
 from autotune.journal import Journal
-from autotune.records import Rewind, Set, Stop
+from autotune.records import Ramp, Rewind, Set, Stop
 
 
 def trained(loop, tuner, batches=None):
@@ -222,6 +221,62 @@ def test_a_checkpoint_that_is_not_what_it_should_be_is_refused_and_named(tmp_pat
         assert same(loop.state(), before)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"policies": Scripted({})}, "policies is a list"),
+        ({"evaluate": {"loss": 1.0}}, "evaluate is a function"),
+        ({"hyperparameters": [learning_rate(Loop().optimizer)]}, "got 'lr' of another"),
+    ],
+)
+def test_what_newcomers_mistake_is_refused_at_once(tmp_path, arguments, words):
+    with pytest.raises(TuneError, match=words):
+        Loop().tuner(tmp_path / "run", **arguments)
+
+
+def test_an_optimizer_has_one_tuner_at_a_time(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "first"), pytest.raises(TuneError, match="close the first"):
+        loop.tuner(tmp_path / "second")
+    loop.tuner(tmp_path / "second").close()
+
+
+def test_a_loss_that_is_never_reported_is_noticed(tmp_path):
+    loop = Loop()
+    policy = Scripted({})
+    policy.requires = ("loss",)
+    with loop.tuner(tmp_path / "run", policies=[policy], total_steps=100) as tuner:
+        with pytest.raises(TuneError, match=r"call tuner\.report\(loss=\.\.\.\)"):
+            list(map(loop.step, tuner.batches(loop.loader)))
+        assert tuner.step == 20
+
+
+def test_a_closed_tuner_changes_and_trains_nothing(tmp_path):
+    loop = Loop()
+    tuner = loop.tuner(tmp_path / "run", total_steps=10)
+    trained(loop, tuner)
+    tuner.close()
+    for call in (
+        lambda: tuner.set("lr", 0.1),
+        lambda: tuner.rewind(0),
+        lambda: tuner.report(loss=1.0),
+        lambda: tuner.batches(loop.loader),
+    ):
+        with pytest.raises(TuneError, match="closed"):
+            call()
+
+
+def test_a_loader_that_ends_early_and_a_loop_without_steps_are_said_aloud(tmp_path, caplog):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=600) as tuner:
+        for i, batch in enumerate(tuner.batches(batch for _ in range(60) for batch in loop.loader)):
+            if i < 250:
+                continue
+            loop.step(batch)
+    assert "200 batches without optimizer.step()" in caplog.text
+    assert "the loader ended after 230 of 600 steps" in caplog.text
+
+
 # --- what a loop may do --------------------------------------------------------------------------------
 
 
@@ -303,6 +358,178 @@ def test_accumulation_counts_steps_and_measures_the_noise_scale(tmp_path):
     assert (i + 1, tuner.step) == (160, 40)
     assert "gradient_noise_scale" in tuner.signals
     assert tuner.signals["loss"].step.tolist() == [1 + j // 4 for j in range(160)]
+
+
+def test_a_run_whose_loss_is_lost_under_a_scaler_is_seen_by_policies(tmp_path):
+    """Every step is skipped from then on, and so there is no step boundary."""
+    loop = Loop("sgd")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    def back(observation):
+        if "loss" in observation.signals and not math.isfinite(observation.signals["loss"].last):
+            return [Rewind(10, "skip", (Set("lr", 0.01, reason=""),), reason="lost")]
+        return []
+
+    policy = Scripted(dict.fromkeys(range(10, 60, 10), back))
+    policy.script |= {25: back}
+    settings = Rewinding(every=5)
+    with loop.tuner(
+        tmp_path / "run", policies=[policy], stateful={"s": scaler}, total_steps=60, rewinding=settings
+    ) as tuner:
+        for inputs, labels in tuner.batches(loop.loader):
+            loss = cross_entropy(loop.model(inputs), labels)
+            loop.optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(loop.optimizer)
+            scaler.update()
+            tuner.report(loss=loss)
+            if tuner.spent == 25 and tuner.step == 25:
+                torch.nn.init.constant_(loop.model[0].weight, math.nan)
+    assert [d.status for d in tuner.decisions] == ["applied"]
+    assert tuner.spent == 60
+    assert all(p.isfinite().all() for p in loop.model.parameters())
+
+
+def test_states_of_a_left_branch_are_found_by_name_and_not_by_step(tmp_path):
+    loop = Loop()
+    settings = Rewinding(every=5, checkpoint_every=5)
+    with loop.tuner(tmp_path / "run", total_steps=100, rewinding=settings) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if tuner.spent == 30:
+                tuner.checkpoint("left")
+                left = loop.state()
+            if tuner.spent == 31:
+                tuner.rewind(20, data="skip")
+            if tuner.spent == 41:  # step 30 of the other branch
+                assert tuner.step == 30
+                assert not same(loop.state(), left)
+                assert "left" not in [s.name for s in tuner.snapshots]
+                restored = tuner.rewind("left", data="skip")
+                assert restored.step == 30
+                assert same(loop.state(), left)
+                signal = tuner.signals["loss"]
+                assert signal.spent.tolist() == list(range(1, 31))
+                assert all(s.spent <= 30 for s in tuner.snapshots)
+                assert tuner.rewind(27, data="skip").step == 20
+                break
+
+
+def test_what_a_person_did_after_the_checkpoint_survives_a_crash(tmp_path):
+    loop = Loop()
+    tuner = loop.tuner(tmp_path / "run", total_steps=60)
+    for batch in tuner.batches(loop.loader):
+        loop.step(batch)
+        if tuner.step == 20:
+            tuner.checkpoint("twenty")
+        if tuner.step == 30:
+            tuner.set("lr", 3e-4, by="ada")
+            break
+    tuner._journal.flush()
+    again = Loop()
+    tuner._journal.end("killed")  # the process is still there, so say that it is not
+    with again.resume(tmp_path / "run") as resumed:
+        assert (resumed.step, resumed.hyperparameters["lr"]()) == (20, 3e-4)
+        assert resumed.hyperparameters["lr"].owner == "human:ada"
+        trained(again, resumed)
+        assert resumed.spent == 70  # the ten that were lost came again
+
+
+def test_a_resume_with_other_hyperparameters_is_refused_and_leaves_the_run_as_it_was(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=60) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.step == 20:
+                tuner.checkpoint("twenty")
+                break
+    other = Loop()
+    before = other.state()
+    with pytest.raises(TuneError, match="resumes with the hyperparameters it had"):
+        other.resume(tmp_path / "run", hyperparameters=[])
+    assert same(other.state(), before)
+    assert Journal.open(tmp_path / "run").status() == "finished"
+    with other.resume(tmp_path / "run") as resumed:
+        trained(other, resumed)
+        assert resumed.spent == 60
+
+
+def test_a_ramp_whose_write_fails_ends_and_benches_who_started_it(tmp_path):
+    loop = Loop()
+    valve = FloatHyperparameter("valve", low=0, high=1, actuator=Stuck(0.2))
+    policy = Scripted({10: [Ramp("valve", 0.9, 10, reason="")], 30: [Stop(reason="")]}, controls=("valve",))
+    with loop.tuner(tmp_path / "run", hyperparameters=[valve], policies=[policy], total_steps=40) as tuner:
+        trained(loop, tuner)
+    assert tuner.step == 40
+    assert valve() < 0.5
+    assert "its ramp of valve failed: RuntimeError: valve stuck" in tuner.decisions[-1].action.reason
+
+
+def test_a_release_ends_the_persons_ramp(tmp_path):
+    loop = Loop("sgd")
+    values = []
+    with loop.tuner(tmp_path / "run", total_steps=40, rewinding=Rewinding(every=5)) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.spent == 5:
+                tuner.ramp("lr", 1e-3, steps=30)
+            if tuner.spent == 15:
+                tuner.release("lr")
+            values.append(tuner.hyperparameters["lr"]())
+    assert len(set(values[14:])) == 1
+
+
+def test_a_named_checkpoint_is_not_overwritten(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=10) as tuner:
+        trained(loop, tuner)
+        tuner.checkpoint("end")
+        with pytest.raises(TuneError, match="choose another name"):
+            tuner.checkpoint("end")
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda o: [Set("lr", torch.tensor(5e-3), reason="")],
+        lambda o: [Set("lr", 1e-3, reason="", evidence=None)],
+        lambda o: [Set("lr", 1e-3, reason="", evidence={"x": object()})],
+        lambda o: [Set(["lr"], 1.0, reason="")],
+        lambda o: [Rewind(None, reason="")],
+        lambda o: [Rewind(0, "skip", ("x",), reason="")],
+        lambda o: Set("lr", 1e-3, reason=""),
+        lambda o: None,
+    ],
+)
+def test_a_malformed_action_benches_its_policy_and_training_goes_on(tmp_path, action):
+    bare = Loop().bare(30)
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", policies=[Scripted({10: action})], total_steps=30) as tuner:
+        trained(loop, tuner)
+    assert same(loop.state(), bare.state())
+    assert "scripted is benched" in tuner.decisions[-1].action.reason
+
+
+def test_suggest_mode_still_saves_periodic_checkpoints(tmp_path):
+    loop = Loop()
+    with loop.tuner(
+        tmp_path / "run", total_steps=30, suggest=True, rewinding=Rewinding(checkpoint_every=10)
+    ) as tuner:
+        trained(loop, tuner)
+        assert [s.name for s in tuner.snapshots if s.name] == ["step-20-spent-20", "step-30-spent-30"]
+
+
+def test_a_person_who_holds_the_rate_does_not_get_the_guard_benched(tmp_path):
+    loop = Loop()
+    lower = (Set("lr", 1e-3, reason=""),)
+    script = {s: [Rewind(s - 5, "skip", lower, reason="again")] for s in range(10, 60, 10)}
+    with loop.tuner(
+        tmp_path / "run", policies=[Scripted(script)], total_steps=60, rewinding=Rewinding(every=5)
+    ) as tuner:
+        tuner.set("lr", 5e-3)
+        trained(loop, tuner)
+    assert not any("benched" in d.action.reason for d in tuner.decisions)
+    assert tuner.hyperparameters["lr"]() == 5e-3
 
 
 def test_a_scaler_that_skips_steps_is_no_step(tmp_path):
@@ -397,7 +624,7 @@ def test_a_closed_tuner_leaves_no_hook_behind(tmp_path):
         trained(loop, tuner)
     tuner.close()
     assert not any(hooks)
-    assert not [t for t in threading.enumerate() if t.name.startswith("autotune")]
+    assert not tuner._journal._thread.is_alive()
 
 
 def test_nan_is_a_signal_and_no_crash(tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -48,8 +47,9 @@ class AutoTunerCallback(Callback):
         self.tuner: AutoTuner | None = None
         """From the start of training on, also after its end."""
         self._hyperparameters = hyperparameters
-        self._monitor = monitor if arguments.get("evaluate") is None else None
+        self._monitor = monitor
         self._arguments = arguments
+        self._validated = False  # whether Lightning's validations are the tuner's
         self._first: RemovableHandle | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,10 +58,11 @@ class AutoTunerCallback(Callback):
         optimizer, *others = trainer.optimizers
         parts: dict[str, Any] = {f"optimizer {i}": other for i, other in enumerate(others, 1)}
         parts |= {f"scheduler {i}": c.scheduler for i, c in enumerate(trainer.lr_scheduler_configs)}
-        parts["scaler"] = getattr(trainer.precision_plugin, "scaler", None)
-        present = {name: part for name, part in parts.items() if part is not None}
-        arguments["stateful"] = present | (arguments.get("stateful") or {})
-        if trainer.enable_validation and self._monitor is not None:
+        if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
+            parts["scaler"] = scaler
+        arguments["stateful"] = parts | (arguments.get("stateful") or {})
+        self._validated = trainer.enable_validation and arguments.get("evaluate") is None
+        if self._validated:
             arguments["reports"] = [*arguments.get("reports", ()), "validation/loss"]
         logger = next((one for one in trainer.loggers if isinstance(one, MLFlowLogger)), None)
         if logger is not None:
@@ -77,9 +78,7 @@ class AutoTunerCallback(Callback):
         )
         self.tuner.boundary()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Report the loss and let the tuner work."""
         assert self.tuner is not None
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -89,25 +88,25 @@ class AutoTunerCallback(Callback):
         if not self.tuner.boundary() and trainer.global_step < _end(trainer):
             trainer.should_stop = True
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the validation loss."""
-        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        loss = trainer.callback_metrics.get(self._monitor) if self._monitor is not None else None
-        if self.tuner is not None and training and loss is not None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Report the validation loss of a validation in training."""
+        loss = trainer.callback_metrics.get(self._monitor)
+        if self._validated and self.tuner is not None and loss is not None:
             values = {"validation/loss": loss}
             self.tuner.report(**values)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """End the tuner's run."""
         self._close("finished")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End it as a run that failed or was interrupted."""
         self._close("killed" if isinstance(exception, KeyboardInterrupt) else "failed")
 
     def _close(self, status: RunStatus) -> None:
         if self._first is not None:
             self._first.remove()
+        self._validated = False
         if self.tuner is not None:
             self.tuner.close(status)
 

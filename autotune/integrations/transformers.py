@@ -46,23 +46,24 @@ class AutoTunerCallback(TrainerCallback):
         self.tuner: AutoTuner | None = None
         """From the start of training on, also after its end."""
         self._hyperparameters = hyperparameters
-        self._monitor = monitor if arguments.get("evaluate") is None else None
+        self._monitor = monitor
         self._arguments = arguments
+        self._validated = False  # whether the Trainer's evaluations are the tuner's
         self._hook: RemovableHandle | None = None
         self._losses: list[Tensor] = []  # of the micro-batches since the last step
         self._shares = False  # whether these add up to the step's loss
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **parts: Any) -> None:
         """Make the tuner: all is set up now, and restored where training resumes."""
         self._close("failed")  # there is no hook for an exception; this is the next training, or a retry
         arguments = dict(self._arguments)
         model, optimizer = parts["model"], unwrap(parts["optimizer"])
-        scaler = getattr(parts["optimizer"], "scaler", None)  # accelerate's wrapper has it
-        stateful = {"scheduler": parts["lr_scheduler"], **({"scaler": scaler} if scaler is not None else {})}
+        stateful = {"scheduler": parts["lr_scheduler"]}
+        if (scaler := getattr(parts["optimizer"], "scaler", None)) is not None:  # of accelerate's wrapper
+            stateful["scaler"] = scaler
         arguments["stateful"] = stateful | (arguments.get("stateful") or {})
-        if args.eval_strategy != "no" and self._monitor is not None:
+        self._validated = args.eval_strategy != "no" and arguments.get("evaluate") is None
+        if self._validated:
             arguments["reports"] = [*arguments.get("reports", ()), "validation/loss"]
         arguments.setdefault("total_steps", state.max_steps - state.global_step)
         self.tuner = AutoTuner(
@@ -75,16 +76,12 @@ class AutoTunerCallback(TrainerCallback):
         self._hook = model.register_forward_hook(self._keep_loss, with_kwargs=True)
         self.tuner.boundary()
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
         """A micro-batch whose gradients are accumulated."""
         assert self.tuner is not None
         self.tuner.boundary()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         """Report the step's loss and let the tuner work."""
         assert self.tuner is not None
         if self._losses:
@@ -100,25 +97,21 @@ class AutoTunerCallback(TrainerCallback):
         if not self.tuner.boundary():
             control.should_training_stop = True
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
-        """Report the validation loss, in training."""
+    def on_evaluate(self, *_: Any, **parts: Any) -> None:
+        """Report the validation loss of an evaluation in training."""
         loss = parts["metrics"].get(self._monitor)
-        if self._hook is not None and self.tuner is not None and loss is not None:
+        if self._validated and self.tuner is not None and loss is not None:
             values = {"validation/loss": loss}
             self.tuner.report(**values)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """End the tuner's run."""
         self._close("finished")
 
     def _close(self, status: RunStatus) -> None:
         if self._hook is not None:
             self._hook.remove()
-            self._hook = None
+        self._validated = False
         if self.tuner is not None:
             self.tuner.close(status)
 

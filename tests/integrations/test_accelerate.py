@@ -1,4 +1,4 @@
-"""accelerate leaves the loop to the user: it needs no callback, and what `prepare` returns is given as it is."""
+"""accelerate leaves the loop to the user: what `prepare` returns is given to the tuner as it is."""
 
 import pytest
 import torch

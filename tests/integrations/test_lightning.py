@@ -133,6 +133,23 @@ def test_the_hooks_find_this_steps_gradients_although_lightning_steps_with_a_clo
     assert moved == pytest.approx([1e-3] * 10, rel=1e-2)
 
 
+def test_a_grad_scaler_is_found_and_its_skipped_steps_are_none(tmp_path):
+    def half():
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
+        return L.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+
+    bare, module = Module(torch.optim.SGD, lr=0.1), Module(torch.optim.SGD, lr=0.1)
+    before = state(bare, fit(bare, plugins=half()))
+    callback = tuned(tmp_path / "run", lambda _, o: [learning_rate(o)])
+    trainer = fit(module, callback, plugins=half())
+    assert same(before, state(module, trainer))
+    assert module.losses == bare.losses
+    scales = callback.tuner.signals["loss_scale"].value
+    skipped = 40 - math.log2(scales[-1])
+    assert skipped > 1
+    assert callback.tuner.step == trainer.global_step - skipped
+
+
 def test_a_policy_sets_the_rate_under_a_scheduler_and_stops_the_fit(tmp_path):
     policy = Scripted({20: [Set("lr", 0.123, reason="")], 40: [Stop(reason="enough")]})
     callback = tuned(tmp_path / "run", policies=[policy])
@@ -191,7 +208,9 @@ def test_the_validation_loss_is_lightnings(tmp_path):
 
 def test_or_the_users_own(tmp_path):
     callback = tuned(tmp_path / "run", evaluate=lambda: 0.25, evaluate_every=10)
-    fit(Module(), callback)
+    module = Module()
+    trainer = fit(module, callback)
+    trainer.validate(module, DataLoader(TensorDataset(INPUTS, LABELS), 32), verbose=False)
     assert callback.tuner.signals["validation/loss"].value.tolist() == [0.25] * 6
 
 
