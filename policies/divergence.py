@@ -48,8 +48,6 @@ class Alarm:
     evidence: Mapping[str, float] = field(default_factory=dict)
     start: bool = False
     """It has to begin anew: what it had learned, if anything, is no good."""
-    factor: float | None = None
-    """For the rate, where the evidence gives one."""
 
 
 class Divergence:
@@ -162,7 +160,7 @@ class Divergence:
         rise = float(running_median(y[:LEVEL], 3).max()) - first
         if update is not None and update > FIRST_UPDATE and len(y) >= 3 and rise > OVERSHOT_BY:
             evidence = {"first": first, "rise": rise, "first_update": update}
-            return Alarm(start, "the first steps overshot", evidence, True, FIRST_UPDATE / update)
+            return Alarm(start, "the first steps overshot", evidence, start=True)
         state, peak = beginning(y, first)
         if state == "learned" or len(live) >= GROWN:
             self._learned = start + len(live) - 1

@@ -25,8 +25,7 @@ class DivergenceGuard:
     *What*: one rewind to the newest state before the first anomaly; when it comes again within 100 steps, to
     an older one than before. The rate is halved, from the second time on quartered, and warms up over 50
     steps from a tenth of that. At the start: to the oldest state, with a tenth of the rate, or with the one
-    that gives a first step of 0.3 ‖w‖ if that is less (or if all that is known is that the first steps
-    overshot).
+    that gives a first step of 0.3 ‖w‖ if that is less.
 
     When already the first loss after a rewind is anomalous, neither weights nor rate are to blame: the bad
     data are read on for 50 steps (then 100, ...) and left behind at the same rate.
@@ -103,9 +102,7 @@ class DivergenceGuard:
             newest = back - 1
         steps = [snapshot.step for snapshot in observation.snapshots]
         to = max((step for step in steps if step <= newest), default=min(steps))
-        if alarm.factor is not None:
-            factor = alarm.factor
-        elif alarm.start:
+        if alarm.start:
             update = None if self._tries else first_update(observation, back + 1)
             factor = min(START_LOWER, FIRST_UPDATE / update) if update else START_LOWER
         else:
