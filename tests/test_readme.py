@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from loops import Loop
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -23,8 +25,24 @@ def test_the_complete_example_runs_and_learns(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     result = eval(run.stdout.splitlines()[0])
-    assert result["accuracy"] > 0.9
+    assert result["accuracy"] > 0.85
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_policy_of_ones_own_is_one_and_decides(tmp_path):
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class " in block)
+    names = {}
+    exec(code, names)
+    policy = names["HalveWhenWorse"]()
+    loop = Loop()
+    rising = iter(range(1, 100))
+    with loop.tuner(
+        tmp_path / "run", policies=[policy], evaluate=lambda: next(rising), evaluate_every=10, total_steps=60
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    assert [d.step for d in tuner.decisions if d.applied] == [20, 30, 40, 50, 60]
+    assert tuner.hyperparameters["lr"]() == 1e-2 / 2**5
 
 
 def test_every_link_and_command_exists():
