@@ -33,7 +33,7 @@ class Clock:
     @property
     def over(self) -> bool:
         """Whether the budget is spent."""
-        return self.budget is not None and self.spent >= self.budget
+        return self.total_steps is not None and self.spent >= self.total_steps + self.lost
 
     def advance(self) -> None:
         """The optimizer has stepped."""

@@ -375,6 +375,7 @@ def _persistent(loader: Any) -> bool:
 
 
 def _stateful(loader: Any) -> bool:
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper has the methods in any case
     return all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
 

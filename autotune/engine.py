@@ -81,7 +81,7 @@ class Engine:
         self.stopping = False
         self._early: list[Sample] = []  # of a step that is still to come
         self._resumption: Decision | None = None  # whose note still lacks how true the data are
-        self._last = 0  # the step of the boundary before
+        self._last = self._next = 0  # the last boundary at which something was due, and the next one
 
     # --- a step ------------------------------------------------------------------------------------------
 
@@ -103,7 +103,9 @@ class Engine:
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
         step, last = self.clock.step, self._last
-        self._last = step
+        if step < self._next and not self.controls.ramps:
+            return
+        self._stand_at(step)
 
         def due(every: int | None) -> bool:  # a loop may step more than once between two batches
             return every is not None and step // every > last // every
@@ -122,6 +124,13 @@ class Engine:
         if due(self.every.checkpoint):
             reason = f"every {self.every.checkpoint} steps"
             self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
+
+    def _stand_at(self, step: int) -> None:
+        every = (self.every.sample, self.every.evaluate, self.every.snapshot, self.every.checkpoint)
+        ends = [(step // n + 1) * n for n in every if n is not None]
+        if self.clock.budget is not None:
+            ends.append(step + self.clock.budget - self.clock.spent)
+        self._last, self._next = step, min(ends)
 
     def skipped(self) -> None:
         """A batch after which a GradScaler has skipped the step: policies still look at what it says."""
@@ -222,7 +231,7 @@ class Engine:
             self.history.load_state_dict(target.kept["history"])
             self.clock.rewind(target.info.step, [(s, n) for s, n in target.kept["clock"]["stretches"]])
         self.memory.forget_abandoned()
-        self._last = target.info.step
+        self._stand_at(target.info.step)
         return restored
 
     def save(self, name: str | None) -> CheckpointInfo:
@@ -276,10 +285,11 @@ class Engine:
         self.outcomes.load_state_dict(kept["outcomes"], {o.decision for o in self.journal.outcomes()})
 
         before = kept["clock"]
-        clock.step = self._last = before["step"]
+        clock.step = before["step"]
         clock.spent = max(before["spent"], self.journal.last_spent())
         lost = clock.spent - before["spent"]
         clock.lost = before["lost"] + lost
+        self._stand_at(clock.step)
         clock.branch = max([before["branch"], *(d.branch for d in decisions)])
         clock.stretches = [(s, n) for s, n in before["stretches"]]
         if lost:
@@ -297,6 +307,11 @@ class Engine:
             status="applied",
             note=str(restored),
         )
+
+    @property
+    def resuming(self) -> bool:
+        """Whether a resumed run has not got its data yet."""
+        return self._resumption is not None
 
     def data_resumed(self) -> None:
         """The loop of a resumed run has started: note how true its data are."""

@@ -139,9 +139,9 @@ class AutoTuner:
         evaluation = Evaluation(evaluate, model, generators) if evaluate else None
         scaler = next((s for s in (stateful or {}).values() if isinstance(s, torch.amp.GradScaler)), None)
         instruments = Instruments(model, optimizer, sensors, sample_every, scaler, groups)
-        reported = frozenset({"loss", *reports})
-        measured = _measured(instruments, evaluation, policies) | reported
-        panel = Panel(policies, measured, reported, frozenset(controls))
+        measured = _measured(instruments, evaluation, policies, reports)
+        each_step = frozenset({"loss", *(name for name in reports if not name.startswith("validation/"))})
+        panel = Panel(policies, measured, each_step, frozenset(controls))
         clock = Clock(total_steps)
         every = Every(
             sample=sample_every,
@@ -179,9 +179,11 @@ class AutoTuner:
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
-            optimizer.register_step_pre_hook(torch.compiler.disable(self._engine.before_step)),
             optimizer.register_step_post_hook(torch.compiler.disable(self._engine.after_step)),
         ]
+        if instruments.signals:
+            before_step = torch.compiler.disable(self._engine.before_step)
+            self._hooks.append(optimizer.register_step_pre_hook(before_step))
         controls.attach()  # after the sensors' hooks, so that those see gradients before they are clipped
         to = target(run_id=mlflow if isinstance(mlflow, str) else None)
         self._delivery = Delivery(self._journal, to) if mlflow else None
@@ -267,15 +269,18 @@ class AutoTuner:
             raise TuneError("a closed tuner takes no reports; close it after the loop")
         if self._rewound:
             return
-        clock = self._engine.clock
+        clock, instruments = self._engine.clock, self._engine.instruments
         # Before optimizer.step(), it is about the coming step.
         ahead = 1 if clock.spent == self._taken and not self._settled else 0
-        for name, value in values.items() if loss is None else [("loss", loss), *values.items()]:
-            if name != "loss" and name not in self._reports:
+        if loss is not None:
+            instruments.report("loss", loss, clock.step + ahead, clock.spent + ahead)
+        for name, value in values.items():
+            if name not in self._reports:
                 raise TuneError(
                     f"report takes `loss` and the names in reports=(...), got {name!r}; add it there"
                 )
-            self._engine.instruments.report(name, value, clock.step + ahead, clock.spent + ahead)
+            coming = 0 if name.startswith("validation/") else ahead  # a validation is of the state as it is
+            instruments.report(name, value, clock.step + coming, clock.spent + coming)
 
     def close(self, status: RunStatus | None = None) -> None:
         """End the run: detach from optimizer and model, write and deliver what is left. Once is enough.
@@ -443,7 +448,8 @@ class AutoTuner:
                     batch = transform.apply(batch)
                 if counting:
                     engine.instruments.batch(_examples(batch))
-                self._engine.data_resumed()
+                if engine.resuming:
+                    engine.data_resumed()
                 self._hand_out()
                 yield batch
                 self._after_batch()
@@ -517,13 +523,16 @@ def _measured(
     instruments: Instruments,
     evaluation: Evaluation | None,
     policies: Sequence[Policy],
+    reports: Sequence[str],
 ) -> frozenset[str]:
-    """Every signal that there will be, but for those that the loop reports."""
-    names = {"loss_mean", "loss_variance", *instruments.signals}
-    if evaluation is not None:
+    """Every signal that there will be."""
+    names = {"loss", "loss_mean", "loss_variance", *instruments.signals, *reports}
+    if evaluation is not None or "validation/loss" in reports:
         names |= {"validation/loss", "generalization_gap"}
-        if any(n.startswith("validation/") and n not in names for p in policies for n in p.requires):
-            names |= evaluation().keys()  # the only way to know what it returns
+    if evaluation is not None and any(
+        n.startswith("validation/") and n not in names for p in policies for n in p.requires
+    ):
+        names |= evaluation().keys()  # the only way to know what it returns
     return frozenset(names)
 
 

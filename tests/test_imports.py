@@ -17,6 +17,7 @@ LAYERS = [
     ["panel"],
     ["engine"],
     ["tuner"],
+    ["integrations"],
     ["runs", "cli", "demo"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
