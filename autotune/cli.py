@@ -217,6 +217,8 @@ def plot(
     """
     if output is not None and output.suffix not in PICTURES:
         raise typer.BadParameter(f"a picture ends in {', '.join(PICTURES)}, got {output}", param_hint="-o")
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"a picture goes into a folder that exists, got {output}", param_hint="-o")
     folder = resolve(run, root)
     path = output or Path(f"{folder.resolve().name}.png")
     from .plot import plot_run
