@@ -337,6 +337,8 @@ def test_mlflow_serves_the_runs_page_until_ctrl_c(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # As in a terminal: a test run in the background hands down a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         link = process.stdout.readline().strip()
         found = re.fullmatch(
