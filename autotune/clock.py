@@ -48,8 +48,8 @@ class Clock:
             for (first, begun), end in zip(self.stretches, ends, strict=True)
         )
 
-    def rewind(self, step: int, stretches: list[tuple[int, int]]) -> None:
-        """Go on from `step` of the branch that `stretches` describes."""
-        self.stretches = [*(s for s in stretches if s[0] < step or s == (0, 0)), (step, self.spent)]
+    def rewind(self, step: int, spent: int, stretches: list[tuple[int, int]]) -> None:
+        """Go on from the state at `step` and `spent` of the branch that `stretches` describes."""
+        self.stretches = [*(s for s in stretches if s[0] < step or s[1] <= spent), (step, self.spent)]
         self.step = step
         self.branch += 1

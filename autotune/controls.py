@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -81,7 +82,8 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         try:
             parameter.write(value)
         except Exception:
-            parameter.actuator.write(before)
+            with contextlib.suppress(Exception):  # the first failure is the one to report
+                parameter.actuator.write(before)
             raise
         self._ramps.pop(name, None)
 
@@ -113,7 +115,8 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
             try:
                 parameter.write(parameter.clamp(ramp.at(step)))
             except Exception as error:
-                parameter.actuator.write(before)
+                with contextlib.suppress(Exception):
+                    parameter.actuator.write(before)
                 failed.append((name, ramp.source, error))
                 del self._ramps[name]
             else:

@@ -116,7 +116,7 @@ class Engine:
         if evaluating or due(self.every.sample) or self.clock.over:
             self._tick(evaluating)
             if step >= 2 * self.every.sample:
-                self.panel.check_reported(self.history.signals())
+                self.panel.check_loss(self.history.signals())
             if self.clock.step != step:
                 return  # rewound
         if due(self.every.snapshot):
@@ -226,10 +226,11 @@ class Engine:
         self._early = []
         if self.clock.live(target.info.step, target.info.spent):
             self.history.truncate(target.info.step)
-            self.clock.rewind(target.info.step, self.clock.stretches)
+            self.clock.rewind(target.info.step, target.info.spent, self.clock.stretches)
         else:  # a checkpoint of another branch
             self.history.load_state_dict(target.kept["history"])
-            self.clock.rewind(target.info.step, [(s, n) for s, n in target.kept["clock"]["stretches"]])
+            stretches = [(s, n) for s, n in target.kept["clock"]["stretches"]]
+            self.clock.rewind(target.info.step, target.info.spent, stretches)
         self.memory.forget_abandoned()
         self._stand_at(target.info.step)
         return restored
@@ -293,7 +294,7 @@ class Engine:
         clock.branch = max([before["branch"], *(d.branch for d in decisions)])
         clock.stretches = [(s, n) for s, n in before["stretches"]]
         if lost:
-            clock.rewind(clock.step, clock.stretches)
+            clock.rewind(clock.step, before["spent"], clock.stretches)
         self._settle_old(decisions, kept["decisions"])
         self._resumption = self.journal.decide(
             step=clock.step,
@@ -332,9 +333,12 @@ class Engine:
                 self.journal.settle(dataclasses.replace(decision, status="failed", note=note))
         for decision in applied:
             human = decision.source.startswith(HUMAN)
-            if human and decision.id > known and isinstance(decision.action, Set | Ramp | Release):
+            action = decision.action
+            again = "again" in action.evidence  # done by an earlier resume; the original stands as well
+            if human and decision.id > known and isinstance(action, Set | Ramp | Release) and not again:
                 reason = f"as decision {decision.id}, which the checkpoint did not know"
-                self.executor.submit(dataclasses.replace(decision.action, reason=reason), decision.source)
+                copy = dataclasses.replace(action, reason=reason, evidence={"again": decision.id})
+                self.executor.submit(copy, decision.source)
 
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Protocol
 from .checkpoints import CheckpointInfo
 from .clock import Clock
 from .controls import Controls
-from .journal import Journal
+from .journal import Journal, JournalError
 from .memory import Memory, Restored, Target
 from .outcomes import Outcomes
 from .records import (
@@ -82,6 +83,7 @@ class Executor:
     ) -> None:
         self.decisions: list[Decision] = []
         self.last_id = 0
+        self._broken: BrokenRun | None = None
         self._clock = clock
         self._controls = controls
         self._supervisor = supervisor
@@ -102,8 +104,10 @@ class Executor:
         Raises:
             JournalError: when it cannot be written down. If that is so before it is applied, it is not; if
                 only after, it stays on record as pending.
-            BrokenRun: when a rewind breaks half-way.
+            BrokenRun: when a rewind breaks half-way, and ever after.
         """
+        if self._broken is not None:
+            raise self._broken
         situation, verdict, target = self._judge(action, source, declared)
         applying = verdict.status in ("applied", "clamped")
         decision = self._journal.decide(
@@ -127,12 +131,15 @@ class Executor:
             log.warning("%s needs a person at step %d: %s", source, decision.step, action.reason)
         elif submitted.error is not None:
             log.warning("step %d: %s failed: %s", decision.step, action.describe(), decision.note)
+        if isinstance(submitted.error, BrokenRun):
+            self._broken = submitted.error
+            with contextlib.suppress(JournalError):  # then it stays pending; the run has ended either way
+                self._journal.settle(decision)
+            raise submitted.error
         if applying:
             self._journal.settle(decision)
             if decision.applied and isinstance(action, Set | Ramp | Rewind):
                 self._outcomes.watch(decision, before)
-        if isinstance(submitted.error, BrokenRun):
-            raise submitted.error
         return submitted
 
     def _judge(

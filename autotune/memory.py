@@ -135,7 +135,7 @@ class Memory:
         """The states of the live branch, by step."""
         saved = [SnapshotInfo(c.step, c.spent, c.name) for c in self._saved]
         live = [info for info in self.snapshots + saved if self._clock.live(info.step, info.spent)]
-        return sorted(live, key=lambda info: (info.step, info.name is None))
+        return sorted(live, key=lambda info: (info.step, info.spent, info.name is None))
 
     def find(self, to: int | str) -> SnapshotInfo:
         """A state, without reading it.

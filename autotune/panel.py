@@ -20,7 +20,6 @@ class Panel:
     Args:
         policies: in the order in which they are asked.
         measured: every signal there will be.
-        reported: those of them that the loop has to report.
         hyperparameters: names of all that are registered.
 
     Raises:
@@ -32,10 +31,8 @@ class Panel:
         self,
         policies: Sequence[Policy],
         measured: frozenset[str],
-        reported: frozenset[str],
         hyperparameters: frozenset[str],
     ) -> None:
-        self._reported = reported
         if not isinstance(policies, Sequence):
             raise TuneError(f"policies is a list of policies, got {policies!r}; write [...] round it")
         for policy in policies:
@@ -74,19 +71,18 @@ class Panel:
         self._seen = dict.fromkeys(called, 0)
         self._outside = dict.fromkeys(called, 0)
 
-    def check_reported(self, signals: Mapping[str, Signal]) -> None:
-        """See that the loop reports what policies need; called once it must have.
+    def check_loss(self, signals: Mapping[str, Signal]) -> None:
+        """See that the loop reports the loss, where policies need it; called once it must have.
 
         Raises:
             TuneError: when it does not.
         """
         for policy in self.policies:
-            for name in policy.requires:
-                if name in self._reported and name not in signals:
-                    raise TuneError(
-                        f"policy {policy.name!r} needs `{name}`, got none from the loop so far; "
-                        f"call tuner.report({name}=...) in each step"
-                    )
+            if "loss" in policy.requires and "loss" not in signals and policy.name not in self.benched:
+                raise TuneError(
+                    f"policy {policy.name!r} needs `loss`, got none from the loop so far; "
+                    "call tuner.report(loss=loss) in each step"
+                )
 
     def ask(self, observe: Callable[[Sequence[Decision]], Observation], executor: Executor) -> None:
         """Let each policy decide once; after a rewind or a stop the rest wait for the next tick."""

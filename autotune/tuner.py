@@ -140,8 +140,7 @@ class AutoTuner:
         scaler = next((s for s in (stateful or {}).values() if isinstance(s, torch.amp.GradScaler)), None)
         instruments = Instruments(model, optimizer, sensors, sample_every, scaler, groups)
         measured = _measured(instruments, evaluation, policies, reports)
-        each_step = frozenset({"loss", *(name for name in reports if not name.startswith("validation/"))})
-        panel = Panel(policies, measured, each_step, frozenset(controls))
+        panel = Panel(policies, measured, frozenset(controls))
         clock = Clock(total_steps)
         every = Every(
             sample=sample_every,
@@ -175,7 +174,10 @@ class AutoTuner:
         self._settled = False  # that is so: the body has saved or rewound
         self._rewound = False  # what the body still reports is of a branch that it has left
         self._unstepped = 0  # batches in a row without a step
-        self._scaled = scaler is not None  # a GradScaler may skip steps
+        self._scaler = scaler
+        self._updates = self._skips = 0  # of the scaler; of them, in a row, those without a step
+        if scaler is not None:
+            scaler.update = self._counted(scaler.update)  # type: ignore[method-assign]
         self._closed = False
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
@@ -297,9 +299,14 @@ class AutoTuner:
         atexit.unregister(self._at_exit)
         for hook in self._hooks:
             hook.remove()
+        if self._scaler is not None:
+            del self._scaler.update
         self._engine.controls.detach()
         try:
             self._engine.collect(wait=True)
+        except Exception as error:  # a device that has died; the record is closed all the same
+            log.error("the last values of the sensors are lost: %s", error)
+        try:
             self._journal.end(status or "finished")
         except JournalError as error:
             log.error("the end of the run is not on record: %s", error)
@@ -382,9 +389,15 @@ class AutoTuner:
         """
         self._at_boundary("checkpoint")
         if self._inside and not self._settled:
+            branch = self._engine.clock.branch
             self._engine.boundary()  # what is saved has the step's decisions behind it
             self._taken, self._settled = self._engine.clock.spent, True
-        if self._unstepped and not self._scaled:
+            self._rewound = self._engine.clock.branch != branch
+            if self._rewound:
+                raise TuneError(
+                    "a policy has just rewound the run, so that nothing was saved; save again later"
+                )
+        if self._unstepped:
             log.warning("gradients of %d batches that no step has used yet are not saved", self._unstepped)
         result = self._command(Checkpoint(name, reason=reason), by).result
         assert isinstance(result, CheckpointInfo)
@@ -454,7 +467,7 @@ class AutoTuner:
                 yield batch
                 self._after_batch()
         finally:
-            self._inside = False
+            self._inside = self._rewound = False
             stream.close()  # type: ignore[attr-defined]
 
     def _ended(self, epochs: int | None) -> None:
@@ -481,21 +494,39 @@ class AutoTuner:
 
     def _after_batch(self) -> None:
         self._inside = False
+        updated, self._updates = self._updates > 0, 0
         if self._engine.clock.spent > self._taken:
-            self._unstepped = 0
+            self._unstepped = self._skips = 0
             self._engine.boundary()
+        elif updated and not self._settled:  # the scaler has skipped the step
+            self._unstepped = 0
+            self._skips += 1
+            if self._skips % self._engine.every.sample == 0:
+                self._engine.skipped()
+            if self._skips == SELDOM_STEPPED:
+                log.warning("the GradScaler has skipped %d steps in a row", self._skips)
+            if self._skips == NEVER_STEPPED:
+                raise TuneError(
+                    f"a GradScaler skips a step now and then, got {self._skips} in a row; "
+                    "the weights or the data are not finite: rewind to a sound state"
+                )
         elif not self._settled:
             self._engine.instruments.micro_batch()
             self._unstepped += 1
-            if self._scaled and self._unstepped % self._engine.every.sample == 0:
-                self._engine.skipped()
-            if self._unstepped == SELDOM_STEPPED and not self._scaled:
+            if self._unstepped == SELDOM_STEPPED:
                 log.warning("%d batches without optimizer.step(); is it called?", self._unstepped)
-            if self._unstepped == NEVER_STEPPED and not self._engine.clock.spent and not self._scaled:
+            if self._unstepped == NEVER_STEPPED and not self._engine.clock.spent:
                 raise TuneError(
                     "the loop steps the optimizer that the tuner was given, got "
                     f"{self._unstepped} batches without a step; pass the one that is stepped"
                 )
+
+    def _counted(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self._updates += 1
+            return update(*arguments, **named)
+
+        return counted
 
     def _command(self, action: Action, by: str) -> Submitted:
         if self._closed:

@@ -246,7 +246,7 @@ def test_a_loss_that_is_never_reported_is_noticed(tmp_path):
     policy = Scripted({})
     policy.requires = ("loss",)
     with loop.tuner(tmp_path / "run", policies=[policy], total_steps=100) as tuner:
-        with pytest.raises(TuneError, match=r"call tuner\.report\(loss=\.\.\.\)"):
+        with pytest.raises(TuneError, match=r"call tuner\.report\(loss=loss\)"):
             list(map(loop.step, tuner.batches(loop.loader)))
         assert tuner.step == 20
 
@@ -463,6 +463,98 @@ def test_a_ramp_whose_write_fails_ends_and_benches_who_started_it(tmp_path):
     assert tuner.step == 40
     assert valve() < 0.5
     assert "its ramp of valve failed: RuntimeError: valve stuck" in tuner.decisions[-1].action.reason
+
+
+def test_accumulation_under_a_scaler_is_not_taken_for_skipped_steps(tmp_path):
+    loop = Loop("sgd")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    policy = Scripted({})
+    with loop.tuner(tmp_path / "run", policies=[policy], stateful={"s": scaler}, total_steps=30) as tuner:
+        for i, (inputs, labels) in enumerate(tuner.batches(loop.loader)):
+            scaler.scale(cross_entropy(loop.model(inputs), labels) / 16).backward()
+            if (i + 1) % 16 == 0:
+                scaler.step(loop.optimizer)
+                scaler.update()
+                loop.optimizer.zero_grad()
+    assert [o.spent for o in policy.seen] == [10, 20, 30]
+    assert "update" not in vars(scaler)
+
+
+def test_a_persons_command_is_done_again_once_however_often_the_run_is_resumed(tmp_path):
+    loop = Loop()
+    tuner = loop.tuner(tmp_path / "run", total_steps=60)
+    for batch in tuner.batches(loop.loader):
+        loop.step(batch)
+        if tuner.step == 20:
+            tuner.checkpoint("twenty")
+            tuner.set("lr", 3e-4, by="ada")
+            break
+    tuner.close("killed")
+    counts = []
+    for _ in range(3):
+        again = Loop()
+        with again.resume(tmp_path / "run") as resumed:
+            assert resumed.hyperparameters["lr"]() == 3e-4
+        counts.append(len(Journal.open(tmp_path / "run").decisions()))
+    assert counts == [4, 6, 8]
+
+
+def test_a_state_saved_right_after_a_rewind_is_found_by_step(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path / "run", total_steps=60, rewinding=Rewinding(every=10)) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+            if tuner.spent == 30:
+                tuner.rewind(20)
+                tuner.set("lr", 1e-4)
+                tuner.release("lr")
+                tuner.checkpoint("mended")
+            if tuner.spent == 35:
+                tuner.rewind("mended")
+                assert "mended" in [s.name for s in tuner.snapshots]
+            if tuner.spent == 40:
+                tuner.rewind(24)
+                assert tuner.hyperparameters["lr"]() == 1e-4
+                break
+
+
+def test_an_actuator_that_is_dead_for_good_ends_its_ramp_and_not_the_training(tmp_path):
+    class Dead(Stuck):
+        dead = False
+
+        def write(self, value):
+            if self.dead:
+                raise RuntimeError("valve unreachable")
+            return super().write(value)
+
+    loop = Loop()
+    valve = FloatHyperparameter("valve", low=0, high=1, actuator=Dead(0.2))
+    valve.actuator.dead = True
+    policy = Scripted({10: [Ramp("valve", 0.4, 10, reason="")]}, controls=("valve",))
+    with loop.tuner(tmp_path / "run", hyperparameters=[valve], policies=[policy], total_steps=40) as tuner:
+        trained(loop, tuner)
+    assert tuner.step == 40
+    assert "valve unreachable" in tuner.decisions[-1].action.reason
+
+
+def test_a_rewind_that_breaks_half_way_stops_the_training_for_good(tmp_path):
+    class Broken:
+        def state_dict(self):
+            return {"x": 1}
+
+        def load_state_dict(self, state):
+            raise RuntimeError("bad part")
+
+    loop = Loop()
+    policy = Scripted({20: [Rewind(0, "skip", reason="")]})
+    with loop.tuner(
+        tmp_path / "run", policies=[policy], stateful={"part": Broken()}, total_steps=60
+    ) as tuner:
+        with pytest.raises(RuntimeError, match=r"broke half-way .*bad part"):
+            list(map(loop.step, tuner.batches(loop.loader)))
+        assert tuner.step == 20
+        with pytest.raises(RuntimeError, match="broke half-way"):
+            tuner.checkpoint("ruin")
 
 
 def test_a_release_ends_the_persons_ramp(tmp_path):
