@@ -464,8 +464,10 @@ def test_target_is_what_the_user_says_else_what_is_in_force(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     local = f"sqlite:///{tmp_path / 'mlflow.db'}"
     default = {"tracking_uri": local, "experiment": "autotune", "run_id": None}
+    mlflow.set_tracking_uri(local)  # other tests leave theirs in force
     assert target() == default
     monkeypatch.delitem(sys.modules, "mlflow")  # as for a user who did not import it
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert target() == default
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     assert target() == default
