@@ -9,7 +9,7 @@ from typing import Any
 
 from .hyperparameters import Hyperparameter
 from .ramps import RunningRamp
-from .records import HUMAN, HyperparameterState, Ramp, TuneError, Value
+from .records import HUMAN, POSITIVE_SHAPES, HyperparameterState, Ramp, TuneError, Value
 
 POLICY = "policy"
 
@@ -91,12 +91,13 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         """Start a ramp from the present value; it replaces the one that is running.
 
         Raises:
-            TuneError: for an exponential ramp from a value that is not positive.
+            TuneError: for an exponential or inverse square root ramp from a value that is not positive.
         """
         first = float(self[action.name]())
-        if action.shape == "exponential" and first <= 0:
+        if action.shape in POSITIVE_SHAPES and first <= 0:
             raise TuneError(
-                f"an exponential ramp needs a positive start, got {first!r} for {action.name}; use linear"
+                f"a ramp of shape {action.shape} needs a positive start, got {first!r} for {action.name}; "
+                "use linear"
             )
         self._ramps[action.name] = RunningRamp(
             source, step, action.steps, first, float(action.value), action.shape

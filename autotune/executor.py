@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from .records import (
     Set,
     Signal,
     Stop,
+    Suggest,
     TuneError,
     Value,
 )
@@ -117,7 +118,7 @@ class Executor:
             source=source,
             action=verdict.action,
             status="pending" if applying else verdict.status,
-            before=self._values(verdict.action),
+            before=situation.before,
             note=verdict.note,
         )
         self.last_id = decision.id
@@ -148,7 +149,7 @@ class Executor:
         """The verdict, and the state to rewind to, which is read only when the supervisor allows it."""
         clock, info, target = self._clock, None, None
         movers = {name: ramp.source for name, ramp in self._controls.ramps.items()}
-        situation = Situation(clock.spent, movers, controls=declared)
+        situation = Situation(clock.spent, movers, self._values(action), controls=declared)
         try:
             if isinstance(action, Rewind):
                 info = self._memory.find(action.to)
@@ -171,7 +172,8 @@ class Executor:
                 case Set() | Ramp() as change:
                     self._change(change, decision.source)
                 case Release(name=name):
-                    self._controls.release(name)
+                    if decision.source.startswith(HUMAN):
+                        self._controls.release(name)
                 case Rewind(then=then):
                     assert target is not None
                     result = self._restored(target)
@@ -217,6 +219,10 @@ class Executor:
 
     def _values(self, action: Action) -> dict[str, Value]:
         """What the plant holds of the hyperparameters that the action names."""
-        named = action.then if isinstance(action, Rewind) else (action,)
+        named: Sequence[Action | None] = (
+            action.then
+            if isinstance(action, Rewind)
+            else (action.action if isinstance(action, Suggest) else action,)
+        )
         names = [a.name for a in named if isinstance(a, Set | Ramp | Release)]
         return {name: self._controls[name]() for name in names if name in self._controls}

@@ -129,7 +129,11 @@ class Panel:
             executor.submit(Escalate(reason=f"{name} is benched: {why}"), TUNER)
 
     def _submit(self, policy: Policy, actions: Sequence[Action], executor: Executor) -> bool:
-        """Submit what a policy wants; returns whether the run was moved or stopped."""
+        """Submit what a policy wants; returns whether the run was moved or stopped.
+
+        What follows a rewind in the list is done in the state gone back to.
+        """
+        moved = False
         for action in actions:
             try:
                 submitted = executor.submit(action, policy.name, frozenset(policy.controls))
@@ -137,7 +141,7 @@ class Panel:
                 raise
             except Exception as error:  # what cannot even be recorded
                 self.bench(policy.name, f"{action.kind}: {type(error).__name__}: {error}", executor)
-                return False
+                return moved
             outside = self._outside[policy.name] + 1 if submitted.verdict.out_of_bounds else 0
             self._outside[policy.name] = outside
             # A full disk is no fault of the policy's.
@@ -146,11 +150,10 @@ class Panel:
                 self.bench(policy.name, submitted.decision.note, executor)
             elif outside >= OUT_OF_BOUNDS:
                 self.bench(policy.name, f"{outside} decisions in a row were out of bounds", executor)
-            if submitted.decision.applied and isinstance(action, Rewind | Stop):
-                return True
+            moved = moved or (submitted.decision.applied and isinstance(action, Rewind | Stop))
             if policy.name in self.benched:
-                return False
-        return False
+                break
+        return moved
 
 
 _REMEDIES = {

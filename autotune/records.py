@@ -20,13 +20,15 @@ Value: TypeAlias = float | int | str | bool
 """What a hyperparameter can hold."""
 Evidence: TypeAlias = Mapping[str, float | int | str | bool | None]
 """The statistics behind a decision, by name; plain values, so that they can be stored as JSON."""
-Shape: TypeAlias = Literal["linear", "cosine", "exponential"]
+Shape: TypeAlias = Literal["linear", "cosine", "exponential", "inverse_sqrt"]
 Data: TypeAlias = Literal["replay", "skip"]
 Status: TypeAlias = Literal["pending", "applied", "clamped", "refused", "suggested", "failed"]
 
 HUMAN = "human:"
 """How the source of a person's decisions, and the owner of what a person holds, begins."""
-SHAPES: tuple[Shape, ...] = ("linear", "cosine", "exponential")
+SHAPES: tuple[Shape, ...] = ("linear", "cosine", "exponential", "inverse_sqrt")
+POSITIVE_SHAPES = ("exponential", "inverse_sqrt")
+"""Shapes of ramps whose ends are positive."""
 DATA: tuple[Data, ...] = ("replay", "skip")
 
 
@@ -175,7 +177,11 @@ class Ramp(Action):
 
 @dataclass(frozen=True, slots=True)
 class Release(Action):
-    """Give a hyperparameter that a person holds back to the policies, which continue from its value."""
+    """Give a hyperparameter back, at its value.
+
+    A person gives what she holds back to the policies. A policy that has done with a hyperparameter lets the
+    policies after it move it in either direction again.
+    """
 
     kind: ClassVar[str] = "release"
     name: str
@@ -241,6 +247,22 @@ class Stop(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Suggest(Action):
+    """Advice: a change that a person may make, or (None) advice in the words of `reason` alone."""
+
+    kind: ClassVar[str] = "suggest"
+    action: Set | Ramp | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "action", self.action, (Set, Ramp, type(None)))
+
+    def describe(self) -> str:
+        """`suggest lr → 0.05`, or `advice`."""
+        return "advice" if self.action is None else f"suggest {self.action.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Escalate(Action):
     """A person is needed: nothing changes, but it is recorded and shown loudly."""
 
@@ -248,7 +270,7 @@ class Escalate(Action):
 
 
 ACTIONS: dict[str, type[Action]] = {
-    cls.kind: cls for cls in (Set, Ramp, Release, Rewind, Checkpoint, Stop, Escalate)
+    cls.kind: cls for cls in (Set, Ramp, Release, Rewind, Checkpoint, Stop, Suggest, Escalate)
 }
 
 
@@ -259,6 +281,8 @@ def action_to_json(action: Action) -> dict[str, Any]:
         value = getattr(action, f.name)
         if f.name == "then":
             value = [action_to_json(a) for a in value]
+        elif f.name == "action" and value is not None:
+            value = action_to_json(value)
         elif f.name == "evidence":
             value = dict(value)
         out[f.name] = value
@@ -277,6 +301,8 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
         raise TuneError(f"an action's kind is one of {', '.join(ACTIONS)}, got {kind!r}")
     if "then" in fields:
         fields["then"] = tuple(action_from_json(a) for a in fields["then"])
+    if fields.get("action") is not None:
+        fields["action"] = action_from_json(fields["action"])
     try:
         return ACTIONS[kind](**fields)
     except TypeError as error:

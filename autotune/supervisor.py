@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .hyperparameters import CategoricalHyperparameter, Hyperparameter
-from .records import HUMAN, Action, Ramp, Release, Rewind, Set, SnapshotInfo, TuneError, Value
+from .records import (
+    HUMAN,
+    POSITIVE_SHAPES,
+    Action,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    SnapshotInfo,
+    Suggest,
+    TuneError,
+    Value,
+)
 
 TUNER = "supervisor"
 """The source of what the tuner does by itself."""
@@ -61,6 +73,7 @@ class Situation:
     Args:
         spent: the present `spent`.
         ramps: who started the ramps that are running, by hyperparameter.
+        before: values of the hyperparameters that the action names.
         target: the state that a `Rewind` would restore.
         here: whether that is the present state.
         controls: what the proposing policy declared as its own; None (a person): everything.
@@ -68,6 +81,7 @@ class Situation:
 
     spent: int
     ramps: Mapping[str, str]
+    before: Mapping[str, Value] = field(default_factory=dict)
     target: SnapshotInfo | None = None
     here: bool = False
     controls: frozenset[str] | None = None
@@ -76,22 +90,33 @@ class Situation:
 class Supervisor:
     """Checks owner, bounds, rate limit, cooldown and the budget of rewinds. Changes only its own memory.
 
+    Policies have precedence in their order: what one has moved, a later one moves further in the same
+    direction or not at all, until the earlier one releases it. So no two policies fight.
+
     Args:
         hyperparameters: by name.
         limits: what policies may do.
         suggest: record what policies would do, and apply none of it.
+        order: the policies' names, in the order of their precedence.
     """
 
     def __init__(
-        self, hyperparameters: Mapping[str, Hyperparameter[Any]], limits: Limits, suggest: bool = False
+        self,
+        hyperparameters: Mapping[str, Hyperparameter[Any]],
+        limits: Limits,
+        suggest: bool = False,
+        order: Sequence[str] = (),
     ) -> None:
         self.hyperparameters = hyperparameters
         self.limits = limits
         self.suggest = suggest
+        self._order = tuple(order)
         self.rewinds = 0
         self._changes: dict[
             str, tuple[str, int]
         ] = {}  # hyperparameter -> (who changed it last, at which spent)
+        # hyperparameter -> policy -> whether it has raised (1) or lowered (-1) it, last
+        self._directions: dict[str, dict[str, int]] = {}
         self._replays: set[str] = set()
 
     @property
@@ -108,7 +133,9 @@ class Supervisor:
             elif isinstance(action, Rewind):
                 verdict = self._rewind(action, source, situation)
             elif isinstance(action, Release):
-                verdict = self._release(action, human)
+                verdict = self._release(action, source, situation)
+            elif isinstance(action, Suggest):
+                return self._suggestion(action, situation)
             else:
                 verdict = Verdict("applied", action)
         except TuneError as error:
@@ -120,19 +147,24 @@ class Supervisor:
     def applied(self, action: Action, source: str, situation: Situation) -> None:
         """Remember an action that was applied in this situation."""
         if isinstance(action, Set | Ramp):
-            self._changes[action.name] = (source, situation.spent)
+            self._moved(action, source, situation)
+        elif isinstance(action, Release):
+            self._changes.pop(action.name, None)
+            directions = self._directions.get(action.name, {})
+            directions.clear() if source.startswith(HUMAN) else directions.pop(source, None)
         elif isinstance(action, Rewind):
             if not source.startswith(HUMAN):
                 self.rewinds += 1
             self._replays.add(_replay(action, situation))
             for change in action.then:
-                self._changes[change.name] = (source, situation.spent)
+                self._moved(change, source, situation)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as plain JSON values."""
         return {
             "rewinds": self.rewinds,
             "changes": {name: list(change) for name, change in self._changes.items()},
+            "directions": {name: dict(moves) for name, moves in self._directions.items()},
             "replays": sorted(self._replays),
         }
 
@@ -140,6 +172,7 @@ class Supervisor:
         """Take the memory back."""
         self.rewinds = state["rewinds"]
         self._changes = {name: (source, spent) for name, (source, spent) in state["changes"].items()}
+        self._directions = {name: dict(moves) for name, moves in state["directions"].items()}
         self._replays = set(state["replays"])
 
     def _known(self, action: Set | Ramp | Release) -> Hyperparameter[Any]:
@@ -161,10 +194,11 @@ class Supervisor:
         if verdict.status == "refused":
             return verdict
         wait = self._wait(action.name, source, situation)
-        if wait:
-            return Verdict("refused", action, wait)
         parameter, note = self._known(action), verdict.note
         value = parameter.clamp(action.value)
+        wait = wait or self._precedence(action.name, _direction(parameter(), value), source)
+        if wait:
+            return Verdict("refused", action, wait)
         if isinstance(action, Set) or action.steps == 1:
             limited = self._limit(parameter, value)
             if limited != value:
@@ -179,9 +213,7 @@ class Supervisor:
     def _within_bounds(self, action: Set | Ramp, situation: Situation) -> Verdict:
         """Whether a policy may change the hyperparameter at all, and the change clamped to its bounds."""
         parameter = self._known(action)
-        if situation.controls is not None and action.name not in situation.controls:
-            declared = ", ".join(sorted(situation.controls)) or "nothing"
-            raise TuneError(f"{action.name} is not what the policy declares in `controls` ({declared})")
+        self._check_declared(action.name, situation)
         value = parameter.clamp(action.value)
         _check_ramp(action, parameter, value)
         if parameter.owner != "policy":
@@ -203,6 +235,24 @@ class Supervisor:
                 f"the cooldown is {self.limits.cooldown} steps"
             )
         return ""
+
+    def _precedence(self, name: str, direction: int, source: str) -> str:
+        """Why `source` may not move `name` in this direction; empty when it may."""
+        earlier = self._order[: self._order.index(source)] if source in self._order else ()
+        moves = self._directions.get(name, {})
+        for policy in earlier:
+            if direction and moves.get(policy, direction) != direction:
+                verb = "raised" if moves[policy] > 0 else "lowered"
+                return f"{policy}, further up the list, has {verb} {name}: a later policy does not undo that"
+        return ""
+
+    def _moved(self, action: Set | Ramp, source: str, situation: Situation) -> None:
+        self._changes[action.name] = (source, situation.spent)
+        direction = _direction(situation.before[action.name], action.value)
+        if source.startswith(HUMAN):
+            self._directions.pop(action.name, None)
+        elif direction:
+            self._directions.setdefault(action.name, {})[source] = direction
 
     def _limit(self, parameter: Hyperparameter[Any], value: Value) -> Value:
         """`value`, or the furthest that one jump may go towards it."""
@@ -240,13 +290,32 @@ class Supervisor:
         outside = any(v.out_of_bounds for v in changes)
         return Verdict("clamped" if note else "applied", allowed, note, out_of_bounds=outside)
 
-    def _release(self, action: Release, human: bool) -> Verdict:
+    def _release(self, action: Release, source: str, situation: Situation) -> Verdict:
         parameter = self._known(action)
-        if not human:
-            raise TuneError("only a person releases a hyperparameter; a policy waits until it is released")
-        if parameter.owner == "policy":
+        self._check_declared(action.name, situation)
+        human = source.startswith(HUMAN)
+        free = parameter.owner == "policy" if human else action.name not in self._changes
+        if free:
             return Verdict("refused", action, f"nobody holds {action.name}: there is nothing to release")
         return Verdict("applied", action)
+
+    def _suggestion(self, action: Suggest, situation: Situation) -> Verdict:
+        """Advice is held to what can be done at all, not to whose turn it is."""
+        if action.action is None:
+            return Verdict("suggested", action)
+        verdict = self._within_bounds(action.action, situation)
+        if verdict.status == "refused":
+            return dataclasses.replace(verdict, action=action)
+        change = verdict.action
+        assert isinstance(change, Set | Ramp)
+        if isinstance(change, Set) and change.value == self._known(change)():
+            return Verdict("refused", action, f"{change.name} is {change.value!r} already")
+        return Verdict("suggested", dataclasses.replace(action, action=change), verdict.note)
+
+    def _check_declared(self, name: str, situation: Situation) -> None:
+        if situation.controls is not None and name not in situation.controls:
+            declared = ", ".join(sorted(situation.controls)) or "nothing"
+            raise TuneError(f"{name} is not what the policy declares in `controls` ({declared})")
 
 
 def _replay(action: Rewind, situation: Situation) -> str:
@@ -261,8 +330,15 @@ def _check_ramp(action: Set | Ramp, parameter: Hyperparameter[Any], value: Value
         return
     if isinstance(value, str | bool) or isinstance(parameter, CategoricalHyperparameter):
         raise TuneError(f"{action.name} is categorical and cannot be ramped; use Set")
-    if action.shape == "exponential" and min(value, parameter()) <= 0:
+    if action.shape in POSITIVE_SHAPES and min(value, parameter()) <= 0:
         raise TuneError(
-            f"an exponential ramp needs positive ends, got {parameter()!r} to {value!r} for {action.name}; "
-            "use linear or cosine"
+            f"a ramp of shape {action.shape} needs positive ends, got {parameter()!r} to {value!r} for "
+            f"{action.name}; use linear or cosine"
         )
+
+
+def _direction(before: Value, after: Value) -> int:
+    """1 for up, -1 for down; 0 for neither, and for what is no number."""
+    if isinstance(before, str | bool) or isinstance(after, str | bool):
+        return 0
+    return (after > before) - (after < before)

@@ -141,6 +141,7 @@ class AutoTuner:
         instruments = Instruments(model, optimizer, sensors, sample_every, scaler, groups)
         measured = _measured(instruments, evaluation, policies, reports)
         panel = Panel(policies, measured, frozenset(controls))
+        order = [policy.name for policy in policies]
         clock = Clock(total_steps)
         every = Every(
             sample=sample_every,
@@ -164,7 +165,7 @@ class AutoTuner:
             instruments=instruments,
             evaluation=evaluation,
             panel=panel,
-            supervisor=Supervisor(controls, limits or Limits(), suggest),
+            supervisor=Supervisor(controls, limits or Limits(), suggest, order),
             outcomes=Outcomes(max(5 * sample_every, (total_steps or 0) // 40)),
             memory=Memory(plant, clock, generators, self._loader, settings, folder / "checkpoints"),
             journal=self._journal,

@@ -28,3 +28,4 @@ def test_half_way_is_the_mean_in_the_shape_s_own_scale(first, last, steps):
     assert math.isclose(half["linear"], (first + last) / 2)
     assert math.isclose(half["cosine"], (first + last) / 2)
     assert math.isclose(half["exponential"], math.sqrt(first * last), rel_tol=1e-9)
+    assert math.isclose(half["inverse_sqrt"], ((first**-2 + last**-2) / 2) ** -0.5, rel_tol=1e-9)

@@ -15,6 +15,7 @@ from autotune.records import (
     Set,
     Signal,
     Stop,
+    Suggest,
     TuneError,
     action_from_json,
     action_to_json,
@@ -37,6 +38,7 @@ OTHERS = [
     st.builds(Release, TEXT, **WHY),
     st.builds(Checkpoint, TEXT, **WHY),
     st.builds(Stop, **WHY),
+    st.builds(Suggest, st.one_of(st.none(), SETS, RAMPS), **WHY),
     st.builds(Escalate, **WHY),
 ]
 
@@ -47,7 +49,7 @@ def test_every_action_comes_back_from_json_as_it_was(action):
 
 
 def test_every_kind_of_action_is_known_by_its_kind():
-    assert set(ACTIONS) == {"set", "ramp", "release", "rewind", "checkpoint", "stop", "escalate"}
+    assert set(ACTIONS) == {"set", "ramp", "release", "rewind", "checkpoint", "stop", "suggest", "escalate"}
 
 
 @pytest.mark.parametrize(

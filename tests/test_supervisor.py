@@ -5,25 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.hyperparameters import CategoricalHyperparameter, FloatHyperparameter, IntHyperparameter
-from autotune.records import Ramp, Release, Rewind, Set, SnapshotInfo, Stop, TuneError
+from autotune.records import Ramp, Release, Rewind, Set, SnapshotInfo, Stop, Suggest, TuneError
 from autotune.supervisor import Limits, Situation, Supervisor
 
 NOW = Situation(spent=120, ramps={})
 STATE = SnapshotInfo(60, 60)
+BEFORE = {"lr": 0.1, "dropout": 0.2, "batch": 32, "loss": "mse"}
 
 
 def at(spent):
-    return Situation(spent, {}, target=STATE)
+    return Situation(spent, {}, BEFORE, target=STATE)
 
 
-def make(limits=None, suggest=False):
+def make(limits=None, suggest=False, order=()):
     parameters = [
         FloatHyperparameter("lr", 0.1, low=1e-6, high=1.0, log=True),
         FloatHyperparameter("dropout", 0.2, low=0.0, high=0.8),
         IntHyperparameter("batch", 32, low=8, high=512),
         CategoricalHyperparameter("loss", "mse", choices=("mse", "mae")),
     ]
-    return Supervisor({p.name: p for p in parameters}, limits or Limits(), suggest)
+    return Supervisor({p.name: p for p in parameters}, limits or Limits(), suggest, order)
 
 
 def lr(value, reason="test"):
@@ -156,8 +157,9 @@ def test_suggest_mode_holds_back_policies_and_not_people():
     assert supervisor.review(lr(0.05), "human:ada", NOW).status == "applied"
 
 
-def test_only_a_person_releases_and_only_what_is_held():
-    assert make().review(Release("lr", reason=""), "guard", NOW).fault
+def test_only_what_is_held_is_released():
+    undeclared = Situation(120, {}, controls=frozenset({"dropout"}))
+    assert make().review(Release("lr", reason=""), "guard", undeclared).fault
     assert "nothing to release" in make().review(Release("lr", reason=""), "human:ada", NOW).note
 
 
@@ -219,3 +221,53 @@ def test_whatever_is_proposed_what_is_applied_is_within_bounds_and_what_is_not_h
             parameter.write(change.value)
         supervisor.applied(verdict.action, source, at(spent))
     assert supervisor.rewinds <= 3
+
+
+def test_a_later_policy_does_not_undo_what_an_earlier_one_has_done():
+    supervisor = make(order=("first", "second", "third"))
+    supervisor.applied(lr(0.05), "second", at(0))  # lowered
+    refused = supervisor.review(lr(0.2), "third", at(100))
+    assert refused.status == "refused"
+    assert "second, further up the list, has lowered lr" in refused.note
+    assert supervisor.review(lr(0.01), "third", at(100)).status == "applied"  # the same direction
+    assert supervisor.review(lr(0.2), "second", at(100)).status == "applied"  # its own
+    assert supervisor.review(lr(0.2), "first", at(100)).status == "applied"  # it has precedence
+
+
+def test_precedence_ends_with_a_release_and_with_a_person():
+    supervisor = make(order=("first", "second"))
+    release = Release("lr", reason="done")
+    assert supervisor.review(release, "first", at(0)).status == "refused"
+    supervisor.applied(lr(0.05), "first", at(0))
+    assert supervisor.review(release, "first", at(1)).status == "applied"
+    supervisor.applied(release, "first", at(1))
+    assert supervisor.review(lr(0.2), "second", at(2)).status == "applied"
+
+    supervisor.applied(lr(0.05), "first", at(3))
+    supervisor.applied(lr(0.3), "human:ann", at(4))
+    assert supervisor.review(lr(0.5), "second", at(100)).status == "applied"
+
+
+def test_a_rewind_that_lowers_a_rate_counts_as_lowering_it():
+    supervisor = make(order=("guard", "hypergradient"))
+    supervisor.applied(Rewind(60, "skip", (lr(0.01),), reason=""), "guard", at(0))
+    assert supervisor.review(lr(0.2), "hypergradient", at(500)).status == "refused"
+
+
+def test_precedence_survives_a_round_trip():
+    first, second = (make(order=("a", "b")) for _ in range(2))
+    first.applied(lr(0.05), "a", at(0))
+    second.load_state_dict(first.state_dict())
+    assert second.review(lr(0.2), "b", at(500)).status == "refused"
+
+
+@pytest.mark.parametrize("suggest", [True, False])
+def test_advice_is_recorded_and_never_applied(suggest):
+    supervisor = make(suggest=suggest)
+    verdict = supervisor.review(Suggest(lr(5.0), reason="too low"), "advisor", at(0))
+    assert (verdict.status, verdict.action.action.value) == ("suggested", 1.0)
+    assert "clamped" in verdict.note
+    assert supervisor.review(Suggest(reason="more data"), "advisor", at(0)).status == "suggested"
+    assert supervisor.review(Suggest(lr(0.1), reason="as it is"), "advisor", at(0)).status == "refused"
+    foreign = Situation(0, {}, controls=frozenset({"dropout"}))
+    assert supervisor.review(Suggest(lr(0.2), reason=""), "advisor", foreign).fault
