@@ -34,7 +34,7 @@ class RunningRamp:
         if self.shape == "exponential":
             return math.exp((1 - part) * math.log(self.first) + part * math.log(self.last))
         if self.shape == "inverse_sqrt":  # value⁻² grows linearly: first · √(t₀ / (t₀ + t)) for some t₀
-            return ((1 - part) * self.first**-2 + part * self.last**-2) ** -0.5
+            return math.pow((1 - part) * self.first**-2 + part * self.last**-2, -0.5)
         if self.shape == "cosine":
             part = (1 - math.cos(math.pi * part)) / 2
         return self.first + part * (self.last - self.first)

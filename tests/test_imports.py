@@ -16,7 +16,7 @@ LAYERS = [
     ["executor"],
     ["panel"],
     ["engine"],
-    ["tuner"],
+    ["tuner", "testing"],
     ["integrations"],
     ["runs", "cli", "demo"],
 ]

@@ -197,6 +197,7 @@ class Loop:
         situation = Situation(
             self.spent,
             ramps,
+            {"lr": self.rate},
             target and SnapshotInfo(target[0], target[4]),
             target is not None and target[0] == self.step,
             frozenset({"lr"}),

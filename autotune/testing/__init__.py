@@ -1,0 +1,6 @@
+"""For those who write policies: plants on which they run in milliseconds, and the tuner round them."""
+
+from .simulation import Plant, Simulation
+from .training import Task, TrainingPlant
+
+__all__ = ["Plant", "Simulation", "Task", "TrainingPlant"]
