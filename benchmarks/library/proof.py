@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.records import Policy, Value
 from autotune.testing import Plant, Simulation, Task, TrainingPlant
@@ -71,7 +73,7 @@ class Proof:
         name: as in the table.
         make: fresh policies: the policy, alone unless it cannot be.
         plants: simulated runs.
-        fixed: what the best fixed setting is picked from, for one plant; the plant's own is among them.
+        fixed: what the best fixed setting is picked from, for one plant, beside the plant's own.
         real: the real workload.
         peer: for comparison only: it need not beat doing nothing.
         note: what the reader of the table has to know.
@@ -90,11 +92,11 @@ class Proof:
 class Scores:
     """One run of each arm, by seed."""
 
-    nothing: list[float] = field(default_factory=list)
-    policy: list[float] = field(default_factory=list)
-    fixed: list[float] = field(default_factory=list)
+    nothing: list[float]
+    policy: list[float]
+    fixed: list[float]
 
-    def against(self, arm: Sequence[float]) -> np.ndarray:
+    def against(self, arm: Sequence[float]) -> NDArray[np.float64]:
         """The policy's score over that of an arm, seed by seed; 1 where both are infinite."""
         mine, other = np.array(self.policy), np.array(arm)
         with np.errstate(invalid="ignore"):
@@ -104,18 +106,19 @@ class Scores:
 
 def on_plants(proof: Proof, seeds: Sequence[int]) -> Scores:
     """The policy, nothing, and the best fixed setting in hindsight, on the plants of these seeds."""
-    scores, plants = Scores(), proof.plants
+    scores, plants = Scores([], [], []), proof.plants
     for seed in seeds:
         scores.nothing.append(plants.run(plants.make(seed), (), {}))
         scores.policy.append(plants.run(plants.make(seed), proof.make(), {}))
         settings = proof.fixed(plants.make(seed))
-        scores.fixed.append(min(plants.run(plants.make(seed), (), s) for s in settings))
+        best = min(plants.run(plants.make(seed), (), s) for s in settings)
+        scores.fixed.append(min(best, scores.nothing[-1]))
     return scores
 
 
-def on_healthy(proof: Proof, seeds: Sequence[int]) -> np.ndarray:
+def on_healthy(proof: Proof, seeds: Sequence[int]) -> NDArray[np.float64]:
     """The policy's score over that of nothing, on plants on which nothing is wrong."""
-    plants, scores = proof.plants, Scores()
+    plants, scores = proof.plants, Scores([], [], [])
     make = plants.healthy or healthy_plant
     for seed in seeds:
         scores.nothing.append(plants.run(make(seed), (), {}))
@@ -125,14 +128,14 @@ def on_healthy(proof: Proof, seeds: Sequence[int]) -> np.ndarray:
 
 def on_real(proof: Proof) -> Scores:
     """As `on_plants`, on the real workload; the best fixed setting is the best by its median over seeds."""
-    scores, real = Scores(), proof.real
+    scores, real = Scores([], [], []), proof.real
     fixed: list[list[float]] = [[] for _ in real.fixed]
     for seed in range(real.seeds):
         scores.nothing.append(real.run(seed, (), {}))
         scores.policy.append(real.run(seed, proof.make(), {}))
         for scored, settings in zip(fixed, real.fixed, strict=True):
             scored.append(real.run(seed, (), settings))
-    scores.fixed.extend(min(fixed, key=lambda scored: float(np.median(scored))))
+    scores.fixed.extend(min(fixed, key=statistics.median))
     return scores
 
 

@@ -1,0 +1,48 @@
+"""`python -m autotune.benchmarks.library`: the table; `... pictures FOLDER`: what docs/policies.md shows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .pictures import draw
+from .table import HEALTHY, PLANTS, markdown, measure, proofs
+
+app = typer.Typer(add_completion=False, help="The policy library, proved.")
+Only = Annotated[list[str] | None, typer.Option(help="Names of proofs; all unless given.")]
+
+
+@app.callback(invoke_without_command=True)
+def table(
+    context: typer.Context,
+    only: Only = None,
+    plants: Annotated[int, typer.Option(help="Plants a policy.")] = PLANTS,
+    healthy: Annotated[int, typer.Option(help="Healthy plants a policy.")] = HEALTHY,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this file as well.")] = None,
+) -> None:
+    """Print the table; exit with 1 when a policy that is no peer falls short."""
+    if context.invoked_subcommand is not None:
+        return
+    chosen = [proof for proof in proofs() if not only or proof.name in only]
+    rows = list(measure(chosen, plants, healthy))
+    text = markdown(rows)
+    print(text)
+    if out is not None:
+        out.write_text(text)
+    sys.exit(any(row.faults for row in rows))
+
+
+@app.command()
+def pictures(folder: Path, only: Only = None) -> None:
+    """Draw a run with each policy and without it into FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for proof in proofs():
+        if not only or proof.name in only:
+            draw(proof, folder / f"{proof.name.lower().replace(' ', '-')}.png")
+
+
+if __name__ == "__main__":
+    app()
