@@ -149,7 +149,8 @@ class Supervisor:
         if isinstance(action, Set | Ramp):
             self._moved(action, source, situation)
         elif isinstance(action, Release):
-            self._changes.pop(action.name, None)
+            if source.startswith(HUMAN) or self._last(action.name, source):
+                self._changes.pop(action.name, None)
             directions = self._directions.get(action.name, {})
             directions.clear() if source.startswith(HUMAN) else directions.pop(source, None)
         elif isinstance(action, Rewind):
@@ -293,11 +294,18 @@ class Supervisor:
     def _release(self, action: Release, source: str, situation: Situation) -> Verdict:
         parameter = self._known(action)
         self._check_declared(action.name, situation)
-        human = source.startswith(HUMAN)
-        free = parameter.owner == "policy" if human else action.name not in self._changes
-        if free:
-            return Verdict("refused", action, f"nobody holds {action.name}: there is nothing to release")
+        if source.startswith(HUMAN):
+            if parameter.owner == "policy":
+                return Verdict("refused", action, f"nobody holds {action.name}: there is nothing to release")
+        elif parameter.owner != "policy":
+            return Verdict("refused", action, f"{action.name} is held by {parameter.owner} until released")
+        elif source not in self._directions.get(action.name, {}) and not self._last(action.name, source):
+            return Verdict("refused", action, f"{source} has not moved {action.name}: nothing to release")
         return Verdict("applied", action)
+
+    def _last(self, name: str, source: str) -> bool:
+        """Whether `source` was the last to change `name`."""
+        return self._changes.get(name, ("", 0))[0] == source
 
     def _suggestion(self, action: Suggest, situation: Situation) -> Verdict:
         """Advice is held to what can be done at all, not to whose turn it is."""
