@@ -130,7 +130,9 @@ def show(run: Run = None, root: Root = ROOT) -> None:
     Example: autotune show latest
     """
     s = summarise(resolve(run, root))
-    scores = [name for name in s.last if name in ("loss", "loss_mean") or name.startswith("validation/")]
+    scores = [
+        name for name in s.last if name in ("loss", "loss_mean") or name.startswith(("train/", "validation/"))
+    ]
     facts = [
         ("run", s.folder.name),
         ("folder", str(s.folder.resolve())),
@@ -205,7 +207,14 @@ def plot(
         Path | None,
         typer.Option(
             "--output", "-o", metavar="FILE", show_default=False,
-            help="A .png, .svg or .pdf; left out: RUN.png in the current folder.",
+            help="A .png, .svg or .pdf; left out: RUN.png in the current folder, or RUN-NAME.png.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False,
+            help="Instead, the loss against this hyperparameter wherever a ramp moved it: a range test.",
         ),
     ] = None,
 ) -> None:  # fmt: skip
@@ -213,17 +222,23 @@ def plot(
 
     Losses, hyperparameters, decisions and the stretches that were rewound. Prints the picture's path.
 
-    Example: autotune plot latest -o run.svg
+    Example: autotune plot latest --against lr -o range.svg
     """
     if output is not None and output.suffix not in PICTURES:
         raise typer.BadParameter(f"a picture ends in {', '.join(PICTURES)}, got {output}", param_hint="-o")
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"a picture goes into a folder that exists, got {output}", param_hint="-o")
     folder = resolve(run, root)
-    path = output or Path(f"{folder.resolve().name}.png")
-    from .plot import plot_run
+    name = folder.resolve().name if against is None else f"{folder.resolve().name}-{against}"
+    path = output or Path(f"{name.replace('/', '-')}.png")
+    if against is None:
+        from .plot import plot_run
 
-    plot_run(folder, path)
+        plot_run(folder, path)
+    else:
+        from .plot_against import plot_against
+
+        plot_against(folder, against, path)
     print_line(str(path))
 
 

@@ -14,7 +14,8 @@ class Evaluation:
     """Calls `evaluate` and puts the random generators and the train/eval flags back afterwards.
 
     Args:
-        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them.
+        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. Those that
+            begin with `train/` are of training data, measured in the same way.
         model: whose train/eval flags are kept.
         generators: the run's.
     """
@@ -30,7 +31,10 @@ class Evaluation:
         self._generators = generators
 
     def __call__(self) -> dict[str, float]:
-        """The metrics by signal name (`validation/loss`, ...); NaN and infinity are values like others.
+        """The metrics by signal name; NaN and infinity are values like others.
+
+        `loss` is the signal `validation/loss`, and so on; what is called `train/...` keeps that name. It
+        stands first, because the sensor that compares the two waits for the validation.
 
         Raises:
             TuneError: when `evaluate` returns neither a number nor a mapping of numbers with `loss`.
@@ -45,9 +49,7 @@ class Evaluation:
             self._generators.restore(generators)
         metrics = dict(result) if isinstance(result, Mapping) else {"loss": result}
         try:
-            values = {
-                f"validation/{name}": float(value) for name, value in metrics.items()
-            }  # sync: evaluated
+            values = {_signal(name): float(value) for name, value in metrics.items()}  # sync: evaluated
         except (TypeError, ValueError) as error:
             raise TuneError(
                 f"evaluate returns a number or a mapping of numbers, got {result!r}; return the loss"
@@ -57,4 +59,8 @@ class Evaluation:
                 f"what evaluate returns has a `loss`, got {', '.join(metrics) or 'nothing'}; "
                 "add it, since policies and the best checkpoint go by it"
             )
-        return values
+        return dict(sorted(values.items()))
+
+
+def _signal(name: object) -> str:
+    return f"{name}" if f"{name}".startswith("train/") else f"validation/{name}"

@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from .journal import OWN, Journal, MetricRow
 from .mlflow_traces import change, feedback_of, trace_id, trace_of
+from .preflight.report import FILES
 from .records import Decision, Outcome
 
 BATCH = 1000
@@ -93,6 +94,7 @@ class MlflowRun:
             self._send_table(status)
         if over or everything:
             self._send_picture(status)
+        self._send_preflight()
         return sent
 
     # --- the run -------------------------------------------------------------------------------------------
@@ -254,17 +256,28 @@ class MlflowRun:
         state = [status, self._state.get("metrics"), self._state.get("table")]
         if self._state.get("picture") == state:
             return
-        from .plot import plot_run  # here, because matplotlib is slow to import
+        # Here, because matplotlib is slow to import.
+        from .plot import plot_run
+        from .plot_against import plot_against, range_tests
 
+        journal = self._journal.folder
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "timeline.png"
             try:
-                plot_run(self._journal.folder, path)
+                plot_run(journal, Path(folder) / "timeline.png")
+                for name in range_tests(journal):
+                    plot_against(journal, name, Path(folder) / f"range-{name.replace('/', '-')}.png")
             except Exception as error:  # a picture less is no reason to hold back the rest
                 print(f"the picture could not be drawn: {error!r}", file=sys.stderr)
                 return
-            self._client.log_artifact(self._run, str(path), PREFIX.rstrip("/"))
+            self._client.log_artifacts(self._run, folder, PREFIX.rstrip("/"))
         self._note("picture", state)
+
+    def _send_preflight(self) -> None:
+        for name in FILES:
+            path = self._journal.folder / name
+            if path.exists() and (written := path.stat().st_mtime_ns) != self._state.get(name):
+                self._client.log_artifact(self._run, str(path), PREFIX.rstrip("/"))
+                self._note(name, written)
 
     def _note(self, item: str, value: Any) -> None:
         self._journal.set_delivered(item, value)

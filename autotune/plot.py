@@ -34,6 +34,7 @@ BREAK = np.array([np.nan])
 LOUD = ("rewind", "stop", "escalate")
 MARKERS = {"ramp": "D", "rewind": "<", "checkpoint": "s", "release": "v", "stop": "X", "escalate": "^"}
 LABEL_ROWS, LABEL_LENGTH = 2, 44
+OFF_SCALE = "not finite, or off the scale"
 HAIRLINES = 60
 """Up to this many changes are marked by a line through all panels."""
 
@@ -69,7 +70,8 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
 
     Args:
         meta: the run's `name` and `status`; its `total_steps` and `hyperparameters` (units) where known.
-        series: metrics by name; `loss`, `validation/METRIC` and `hp/NAME` are drawn.
+        series: metrics by name; drawn are `loss`, `train/loss`, each `validation/METRIC` with `train/METRIC`
+            beside it, and `hp/NAME`.
         decisions: oldest first.
     """
     lost = discarded(series.values(), decisions)
@@ -77,7 +79,11 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
     end = max(1, spent)
     losses = {
         label: (series[name], colour)
-        for label, name, colour in (("training", "loss", BLUE), ("validation", "validation/loss", ORANGE))
+        for label, name, colour in (
+            ("training", "loss", BLUE),
+            ("validation", "validation/loss", ORANGE),
+            ("training, evaluated", "train/loss", GREEN),
+        )
         if name in series
     }
     scores = [name for name in series if name.startswith("validation/") and name != "validation/loss"]
@@ -90,7 +96,7 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     changes = [d.spent for d in decisions if d.applied and d.action.kind != "checkpoint"]
     for ax in grid:
-        _dress(ax, lost, changes if len(changes) <= HAIRLINES else [])
+        dress(ax, lost, changes if len(changes) <= HAIRLINES else [])
     grid[0].set_xlim(0, end)
     grid[-1].set_xlabel("optimizer steps spent, rewound ones included", fontsize=NORMAL, color=SOFT)
     grid[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -98,7 +104,11 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
     axes = iter(grid)
     _metric(next(axes), "loss", losses, lost, end)
     for name in scores:
-        _metric(next(axes), name, {"": (series[name], GREEN)}, lost, end)
+        curves = {"": (series[name], ORANGE)}
+        training = series.get(f"train/{name.removeprefix('validation/')}")
+        if training is not None:
+            curves = {"validation": (series[name], ORANGE), "training, evaluated": (training, GREEN)}
+        _metric(next(axes), name, curves, lost, end)
     for name in moving:
         _hyperparameter(next(axes), _with_unit(name, meta), series[name], lost, end)
     if sources:
@@ -111,12 +121,12 @@ def _metric(
     ax: Axes, title: str, curves: Mapping[str, tuple[Series, str]], lost: Sequence[Stretch], end: int
 ) -> None:
     """Raw values light, their mean strong, what was rewound grey, what is off the scale at the edge."""
-    _title(ax, title)
+    put_title(ax, title)
     nothing = np.empty(0)
     every = np.concatenate([nothing, *(s.value for s, _ in curves.values())])
     live = np.concatenate([nothing, *(s.value[~inside(s.spent, lost)] for s, _ in curves.values())])
     low, high, log = limits(live, every)
-    _scale(ax, low, high, log)
+    set_scale(ax, low, high, log)
     handles: list[Line2D | Patch] = []
     off_scale = False
     for label, (s, colour) in curves.items():
@@ -136,8 +146,7 @@ def _metric(
     if handles and lost:
         handles.append(Patch(facecolor=BAND, edgecolor=GREY, label="rewound"))
     if off_scale:
-        text = "not finite, or off the scale"
-        handles.append(Line2D([], [], color=INK, marker="^", linestyle="", markersize=5, label=text))
+        handles.append(Line2D([], [], color=INK, marker="^", linestyle="", markersize=5, label=OFF_SCALE))
     if handles:
         ax.legend(
             handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), frameon=False,
@@ -159,11 +168,11 @@ def _mean(value: Floats, part: Ints, used: NDArray[np.bool_], log: bool) -> Floa
 
 
 def _hyperparameter(ax: Axes, title: str, s: Series, lost: Sequence[Stretch], end: int) -> None:
-    _title(ax, title)
+    put_title(ax, title)
     positive = s.value[s.value > 0]
     log = 2 * len(positive) > len(s.value) and bool(positive.max() > WIDE * positive.min())
     shown = positive if log else s.value
-    _scale(ax, float(shown.min()), float(shown.max()), log)
+    set_scale(ax, float(shown.min()), float(shown.max()), log)
     x, y = stairs(s.spent, s.value, lost, end)
     gone = np.repeat(inside(x[1::2], lost), 2)
     _line(ax, x, y, np.where(gone, -1, 0), end, color=PURPLE, linewidth=1.6, zorder=4)
@@ -203,7 +212,7 @@ def _edges(ax: Axes, s: Series, gone: NDArray[np.bool_], colour: str, end: int) 
 
 def _lanes(ax: Axes, decisions: Sequence[Decision], sources: Sequence[str], lost: Sequence[Stretch]) -> None:
     """One lane for each source; hollow marks for what was not applied, labels where there is room."""
-    _title(ax, "decisions")
+    put_title(ax, "decisions")
     ax.set_ylim(-len(sources) + 0.75, 0.85)
     ax.set_yticks(
         [-i for i in range(len(sources))], [textwrap.shorten(s, 24, placeholder="…") for s in sources]
@@ -268,14 +277,15 @@ def _with_unit(name: str, meta: Mapping[str, Any]) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def _title(ax: Axes, text: str) -> None:
+def put_title(ax: Axes, text: str) -> None:
+    """A panel's title, above its left corner."""
     ax.set_title(text, loc="left", fontsize=NORMAL, fontweight="bold", color=INK, pad=4)
 
 
-def _scale(ax: Axes, low: float, high: float, log: bool) -> None:
+def set_scale(ax: Axes, low: float, high: float, log: bool) -> None:
     """Ends the axis a little outside of [low, high]."""
     if log:
-        margin = (high / low) ** 0.05
+        margin = max(high / low, 2.0) ** 0.05
         ax.set_yscale("log")
         ax.set_ylim(low / margin, high * margin)
     else:
@@ -284,7 +294,8 @@ def _scale(ax: Axes, low: float, high: float, log: bool) -> None:
         ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _dress(ax: Axes, lost: Sequence[Stretch], changes: Sequence[int]) -> None:
+def dress(ax: Axes, lost: Sequence[Stretch] = (), changes: Sequence[int] = ()) -> None:
+    """Quiet axes and grid; bands where the run was rewound, hairlines where something was changed."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -94,3 +94,25 @@ def rescued(folder, **meta):
             run.decide("supervisor", Escalate(reason="a person is needed"))
     run.end()
     return folder
+
+
+def range_tested(folder, **meta):
+    """A run that ramps its learning rate from 1e-4 to 10 in its steps 11 to 110, goes back and sets 0.1."""
+    run = Recorder(folder, **meta)
+    run.train(10, loss=lambda step: 2.3)
+    run.decide(
+        "range test", Ramp("lr", 10.0, 100, "exponential", reason="to find a rate"), after={"lr": 1e-4}
+    )
+
+    def loss(step):  # falls up to a rate of 0.1, which the ramp has after 60 steps, then explodes
+        past = step - 11 - 60
+        return 2.3 * math.exp(-(step - 11) / 60) if past <= 0 else 0.8461 * 1.2**past
+
+    run.train(100, loss=loss)
+    chosen = Set("lr", 0.1, reason="")
+    run.rewind("range test", 10, then=(chosen,))
+    run.train(40, loss=lambda step: 2 / step)
+    run.decide("decay", Ramp("lr", 0.01, 40, reason="the tail"), after={"lr": 0.1})
+    run.train(50, loss=lambda step: 2 / step)
+    run.end()
+    return folder

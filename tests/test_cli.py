@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from loops import Loop
-from recorded import Recorder, rescued
+from recorded import Recorder, range_tested, rescued
 from typer.testing import CliRunner
 
 from autotune.cli import app
@@ -137,6 +137,15 @@ def test_plot_writes_where_it_says(invoke, tmp_path, monkeypatch):
     assert (tmp_path / "x.svg").read_text().startswith("<?xml")
 
 
+def test_plot_against_a_hyperparameter_that_a_ramp_moved(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = str(range_tested(tmp_path / "runs" / "tested"))
+    assert invoke("plot", folder, "--against", "lr").stdout == "tested-lr.png\n"
+    assert (tmp_path / "tested-lr.png").read_bytes().startswith(b"\x89PNG")
+    assert invoke("plot", folder, "--against", "lr", "-o", "x.pdf").stdout == "x.pdf\n"
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_each_command_with_an_example(invoke, command):
     result = invoke(command, "--help")
@@ -184,6 +193,7 @@ def test_version(shell):
         (["runs", "--root", "missing"], 2, "there is no missing"),
         (["sync", "2026"], 1, "synced"),
         (["mlflow", "2026"], 1, "MLflow off"),
+        (["plot", "2025", "--against", "lr"], 1, "got 'lr'; of such ramps this run has none at all"),
     ],
 )
 def test_an_error_is_one_line_on_stderr_and_a_code(shell, arguments, code, says):

@@ -2,6 +2,7 @@
 
 from .data import BatchTransform, VariableBatchSampler, batch_size, sequence_length
 from .generic import attribute, call
+from .layers import discriminative_groups, layers_of
 from .model import TunableDropout, dropout, frozen_layers
 from .optimizer import (
     beta1,
@@ -22,10 +23,12 @@ __all__ = [
     "beta1",
     "beta2",
     "call",
+    "discriminative_groups",
     "dropout",
     "frozen_layers",
     "gradient_accumulation",
     "gradient_clip",
+    "layers_of",
     "learning_rate",
     "momentum",
     "sequence_length",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from ..hyperparameters import FLOAT32_ROUNDING, Actuator, FloatHyperparameter, IntHyperparameter
 from ..records import TuneError
 from .generic import Attribute
+from .layers import named_layers
 from .param_groups import driven_by, unwrap
 
 
@@ -133,7 +133,7 @@ class TunableDropout(nn.Module):
 
 
 def frozen_layers(
-    groups: Sequence[nn.Module | Iterable[nn.Parameter]],
+    groups: nn.Module | Sequence[nn.Module | Iterable[nn.Parameter]],
     optimizer: Optimizer,
     *,
     low: int = 0,
@@ -151,8 +151,10 @@ def frozen_layers(
     hyperparameters of the optimizer, whose groups they are meant to include.
 
     Args:
-        groups: modules or collections of parameters, the one to freeze first in front. Each is wholly frozen
-            or wholly trainable now, the frozen ones first.
+        groups: a model: its `layers_of` but the last, the head, which is never frozen; what is frozen now in
+            a layer that is otherwise trainable stays so. Or modules or collections of parameters (a
+            `ModuleList` is such a list), the one to freeze first in front; each is wholly frozen or wholly
+            trainable now, the frozen ones first.
         optimizer: trains the parameters.
         low: smallest number of frozen groups.
         high: largest; all of them, or one less where nothing else would be left to train.
@@ -162,11 +164,18 @@ def frozen_layers(
         TuneError: for a group without parameters, a parameter in two groups, a group that is partly frozen or
             frozen after a trainable one, parameters to add while a scheduler exists, or nothing to freeze.
     """
-    layers = [
-        list(dict.fromkeys(group.parameters() if isinstance(group, nn.Module) else group)) for group in groups
-    ]
     optimizer = unwrap(optimizer)
-    _check_layers(layers)
+    named = named_layers(groups)
+    if isinstance(groups, nn.Module) and not isinstance(groups, nn.ModuleList):
+        *below, head = named
+        if not below:
+            raise TuneError(
+                f"a model keeps its last layer trainable, and {type(groups).__name__} has only {head!r}; "
+                "give groups instead"
+            )
+        named = {name: _at_issue(named[name]) for name in below}
+    _check_layers(named)
+    layers = list(named.values())
     held = {p for g in optimizer.param_groups for p in g["params"]}
     trains_more = not held <= {p for layer in layers for p in layer}
     most = len(layers) if trains_more else len(layers) - 1
@@ -194,7 +203,7 @@ class FrozenLayers(Actuator[int]):
 
     def read(self) -> int:
         """How many are frozen."""
-        return sum(1 for _ in takewhile(_is_frozen, self.layers))
+        return sum(1 for _ in itertools.takewhile(_is_frozen, self.layers))
 
     def write(self, value: int) -> int:
         """Freeze the first `value` groups and unfreeze the others."""
@@ -220,27 +229,23 @@ def _is_frozen(layer: Sequence[nn.Parameter]) -> bool:
     return not any(p.requires_grad for p in layer)
 
 
-def _check_layers(layers: Sequence[Sequence[nn.Parameter]]) -> None:
-    for i, layer in enumerate(layers):
-        if not layer:
-            raise TuneError(f"each group to freeze has parameters, but groups[{i}] has none; leave it out")
+def _at_issue(layer: list[nn.Parameter]) -> list[nn.Parameter]:
+    """All of a layer that is wholly frozen or trainable, else what of it is trainable."""
+    return layer if _is_frozen(layer) else [p for p in layer if p.requires_grad]
+
+
+def _check_layers(layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
+    for name, layer in layers.items():
         if not _is_frozen(layer) and not all(p.requires_grad for p in layer):
             raise TuneError(
-                f"a group is wholly frozen or wholly trainable, but groups[{i}] is partly frozen; "
+                f"a group is wholly frozen or wholly trainable, but {name} is partly frozen; "
                 "leave out the parameters that are to stay as they are"
             )
-        if i and _is_frozen(layer) and not _is_frozen(layers[i - 1]):
+    for (before, upper), (name, layer) in itertools.pairwise(layers.items()):
+        if _is_frozen(layer) and not _is_frozen(upper):
             raise TuneError(
-                f"frozen groups come first, but groups[{i}] is frozen and groups[{i - 1}] is not; "
-                "reorder them"
+                f"frozen groups come first, but {name} is frozen and {before} is not; reorder them"
             )
-    shared = [p for p, count in Counter(p for layer in layers for p in layer).items() if count > 1]
-    if shared:
-        where = [i for i, layer in enumerate(layers) if any(p is shared[0] for p in layer)]
-        raise TuneError(
-            f"a parameter belongs to one group, but one of shape {tuple(shared[0].shape)} is in groups "
-            f"{where} (tied weights?); leave it out of all but one"
-        )
 
 
 def _add_missing(

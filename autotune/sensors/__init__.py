@@ -12,6 +12,7 @@ from .nonfinite import NonFinite
 from .sensor import Gradients, Parameters, Readings, Sensor
 from .step_time import StepTime
 from .transfer import Sample
+from .update_alignment import UpdateAlignment
 from .update_ratio import UpdateRatio
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "Sensor",
     "StepTime",
+    "UpdateAlignment",
     "UpdateRatio",
     "default_sensors",
     "layer_groups",

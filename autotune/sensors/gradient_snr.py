@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .sensor import Gradients, Parameters, Readings, Sensor
-from .subset import Subset
 
 
 class GradientSNR(Sensor):
@@ -38,26 +36,15 @@ class GradientSNR(Sensor):
 
     def prepare(self, parameters: Parameters) -> None:
         """See `Sensor.prepare`."""
-        self._subset = Subset(parameters.tensors, parameters.device)
-        self._everything = tuple(range(len(parameters.tensors)))
-        sizes = self._subset.sizes
-        self._shares = self._subset.shares(self._everything).repeat_interleave(
-            torch.tensor(sizes).to(parameters.device, non_blocking=True), output_size=sum(sizes)
-        )
+        self._shares = parameters.subset.each(tuple(range(len(parameters.tensors))))
         self._mean = torch.zeros_like(self._shares)
-        self._variance = torch.zeros_like(self._shares)
+        self._variance = torch.zeros_like(self._mean)
         self._count = self._shares.new_zeros(())
         self._calls = 0
 
     def before_step(self, gradients: Gradients) -> Readings | None:
         """See `Sensor.before_step`."""
-        dense: list[Tensor | None] = [None] * len(self._everything)
-        for i, gradient in zip(gradients.which, gradients.tensors, strict=True):
-            if gradient.layout == torch.strided:
-                dense[i] = gradient
-        gradient = self._subset.take(dense, self._everything).float()
-        if gradients.scale is not None:
-            gradient = gradient / gradients.scale
+        gradient = gradients.coordinates
         finite = torch.dot(gradient, gradient).isfinite()
         self._count += finite
         past = self._decay**self._count

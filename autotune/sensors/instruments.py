@@ -22,6 +22,7 @@ from .nonfinite import NonFinite
 from .sensor import Gradients, Parameters, Readings, Sensor
 from .step_time import StepTime
 from .transfer import Sample, Transfer
+from .update_alignment import UpdateAlignment
 from .update_ratio import UpdateRatio
 
 
@@ -33,6 +34,7 @@ def default_sensors(scaler: GradScaler | None = None) -> list[Sensor]:
         GradientNorm(),
         NonFinite(),
         UpdateRatio(),
+        UpdateAlignment(),
         GradientSNR(),
         GradientNoiseScale(),
         StepTime(),
@@ -96,6 +98,7 @@ class Instruments:
         reported = {name for s in self._sensors if not set(s.listens) <= {"loss"} for name in s.signals}
         self.signals = frozenset(names - reported)
         """What may come in a loop that reports its loss; what needs other reports (validation) is extra."""
+        self._looking_back = [sensor for sensor in self._sensors if sensor.looks_back]
         self._listeners: dict[str, list[Sensor]] = {}
         for sensor in self._sensors:
             for name in sensor.listens:
@@ -126,8 +129,9 @@ class Instruments:
         """The optimizer is about to take the step of this number."""
         self._step = step
         self._due = self._samples(step) and bool(self._sensors)
-        if self._due:
-            self._measure()
+        before = self._looking_back if self._samples(step + 1) else ()
+        if self._due or before:
+            self._measure(before)
 
     def after_step(self, step: int, spent: int) -> None:
         """The optimizer has taken it; its values are labelled with these clocks."""
@@ -219,13 +223,16 @@ class Instruments:
         return step % self._every == 0 or step == 1
 
     @torch.no_grad()
-    def _measure(self) -> None:
+    def _measure(self, before: Sequence[Sensor]) -> None:
+        """Measure where this step is `_due`; `before`: the sensors that look back to it from the next one."""
         self._readings.clear()
         # A fused optimizer unscales inside its kernel and is given the factor here.
         gradients = self._gradients(getattr(self._optimizer, "grad_scale", None))
-        if len(gradients):
+        if self._due and len(gradients):
             for sensor in self._sensors:
                 self._keep(sensor.before_step(gradients))
+        for sensor in before:
+            sensor.step_before(gradients)
 
     def _gradients(self, scale: Tensor | None) -> Gradients:
         return Gradients(self._parameters, map(id, self._held()), scale, self._batch)

@@ -25,6 +25,10 @@ class LossWindow:
         """Add one loss, 0-dim."""
         self._losses.append(loss)
 
+    def clear(self) -> None:
+        """Forget them."""
+        self._losses.clear()
+
     def tensor(self) -> Tensor:
         """A new tensor (len(self),), oldest first, float32 or wider."""
         losses = torch.stack(tuple(self._losses))

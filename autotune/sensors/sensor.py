@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..records import TuneError
+from .norms import norms
+from .subset import Subset
 
 
 class Readings(NamedTuple):
@@ -30,6 +32,8 @@ class Sensor(abc.ABC):
 
     listens: tuple[str, ...] = ()
     """Reported signals that `reported` is called with."""
+    looks_back = False
+    """Whether `step_before` is called."""
 
     @property
     @abc.abstractmethod
@@ -54,6 +58,9 @@ class Sensor(abc.ABC):
 
     def micro_batch(self, gradients: Gradients) -> None:  # noqa: B027 most sensors have no use for it
         """Gradients are being accumulated: a backward pass has ended and no step follows it yet."""
+
+    def step_before(self, gradients: Gradients) -> None:  # noqa: B027 as above
+        """The optimizer is about to take the step before one that is sampled; where it `looks_back`."""
 
     def before_step(self, gradients: Gradients) -> Readings | None:
         """The optimizer is about to step."""
@@ -101,6 +108,11 @@ class Parameters:
         devices = [tensor.device for tensor in self.tensors]
         self.device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
         self._totals = functools.lru_cache(maxsize=8)(self._layout)
+
+    @functools.cached_property
+    def subset(self) -> Subset:
+        """The coordinates of all tensors that stand for the whole."""
+        return Subset(self.tensors, self.device)
 
     def totals(self, signal: str, which: tuple[int, ...]) -> tuple[list[str], Tensor]:
         """How to sum values of the parameters `which` over all of them and over each group.
@@ -167,24 +179,20 @@ class Gradients:
         """The squared norm of all gradients together, unscaled: float32, 0-dim."""
         return self.norms.square().sum()
 
+    @functools.cached_property
+    def coordinates(self) -> Tensor:
+        """The gradient at `parameters.subset`, unscaled: float32; 0 where there is none or a sparse one."""
+        dense: list[Tensor | None] = [None] * len(self.parameters.tensors)
+        for i, gradient in zip(self.which, self.tensors, strict=True):
+            if gradient.layout == torch.strided:
+                dense[i] = gradient
+        result = self.parameters.subset.take(dense).float()
+        return result if self.scale is None else result / self.scale
 
-def norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The Euclidean norm of each tensor, accumulated in float32 or wider: float32, (len(tensors),)."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
-    parts, order = [], []
-    for (_, dtype), members in kinds.items():
-        wide = torch.promote_types(dtype, torch.float32)
-        result = torch._foreach_norm([tensors[i] for i in members], 2, dtype=wide)
-        parts.append(torch.stack(result).to(device, torch.float32, non_blocking=True))
-        order += members
-    if len(parts) == 1:
-        return parts[0]
-    mixed: list[Tensor] = list(torch.cat(parts).unbind())
-    return torch.stack(
-        [value for _, value in sorted(zip(order, mixed, strict=True), key=lambda pair: pair[0])]
-    )
+    @functools.cached_property
+    def weights(self) -> Tensor:
+        """The weights at `parameters.subset` at this moment: float32 or wider, never written to."""
+        return self.parameters.subset.take(self.parameters.tensors)
 
 
 def sum_by(index: Tensor, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .sensor import norms
+from .norms import norms
 
 LIMIT = 2048
 
@@ -51,29 +51,36 @@ class Subset:
         self._zeros = torch.zeros(max(self.sizes), device=device)
         self.shares = functools.lru_cache(maxsize=8)(self._on_device)
         """How many coordinates of its tensor each one stands for, at the positions given: float32."""
+        self.each = functools.lru_cache(maxsize=8)(self._spread)
+        """The same for every coordinate of `take`, 0 for tensors at other positions: float32."""
 
-    def take(self, tensors: Sequence[Tensor | None], which: tuple[int, ...]) -> Tensor:
-        """The coordinates of tensors that are shaped as those at the positions `which`; None gives zeros.
+    def take(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The coordinates of tensors that are shaped as those of the subset; None gives zeros.
 
         Returns:
             A new vector on the device, float32 or wider.
         """
         pieces = [
-            self._zeros[: self.sizes[i]]
+            self._zeros[:size]
             if tensor is None
-            else _real(tensor).reshape(-1)[:: self._strides[i]].to(self._device, non_blocking=True)
-            for tensor, i in zip(tensors, which, strict=True)
+            else _real(tensor).reshape(-1)[::stride].to(self._device, non_blocking=True)
+            for tensor, size, stride in zip(tensors, self.sizes, self._strides, strict=True)
         ]
         taken = torch.cat(pieces)
         return taken.float() if taken.dtype.itemsize < 4 else taken
 
     def squares(self, taken: Tensor, which: tuple[int, ...]) -> Tensor:
         """Estimated squared norm of each tensor at the positions `which`: float32, (len(which),)."""
-        lengths = norms(torch.split(taken, [self.sizes[i] for i in which]), self._device)
-        return lengths.square() * self.shares(which)
+        pieces = torch.split(taken, self.sizes)
+        return norms([pieces[i] for i in which], self._device).square() * self.shares(which)
 
     def _on_device(self, which: tuple[int, ...]) -> Tensor:
         return torch.tensor([self._shares[i] for i in which]).to(self._device, non_blocking=True)
+
+    def _spread(self, which: tuple[int, ...]) -> Tensor:
+        chosen = frozenset(which)
+        shares = torch.tensor([share if i in chosen else 0.0 for i, share in enumerate(self._shares)])
+        return shares.repeat_interleave(torch.tensor(self.sizes)).to(self._device, non_blocking=True)
 
 
 def _real(tensor: Tensor) -> Tensor:

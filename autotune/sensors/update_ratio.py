@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .sensor import Gradients, Parameters, Readings, Sensor, sum_by
-from .subset import Subset
 
 
 class UpdateRatio(Sensor):
@@ -24,7 +23,6 @@ class UpdateRatio(Sensor):
     def prepare(self, parameters: Parameters) -> None:
         """See `Sensor.prepare`."""
         self._parameters = parameters
-        self._subset = Subset(parameters.tensors, parameters.device)
         self._before: tuple[tuple[int, ...], Tensor] | None = None
 
     @property
@@ -34,7 +32,7 @@ class UpdateRatio(Sensor):
 
     def before_step(self, gradients: Gradients) -> None:
         """See `Sensor.before_step`."""
-        self._before = gradients.which, self._take(gradients.which)
+        self._before = gradients.which, gradients.weights
 
     def after_step(self, step: int, examples: int) -> Readings | None:
         """See `Sensor.after_step`."""
@@ -42,14 +40,12 @@ class UpdateRatio(Sensor):
             return None
         which, weights = self._before
         self._before = None
-        moved = self._take(which) - weights
+        subset = self._parameters.subset
+        moved = subset.take(self._parameters.tensors) - weights
         names, index = self._parameters.totals("update_ratio", which)
-        weight = sum_by(index, self._subset.squares(weights, which))
-        update = sum_by(index, self._subset.squares(moved, which))
+        weight = sum_by(index, subset.squares(weights, which))
+        update = sum_by(index, subset.squares(moved, which))
         return Readings(names, torch.where(update == 0, 0.0, (update / weight).sqrt()))
-
-    def _take(self, which: tuple[int, ...]) -> Tensor:
-        return self._subset.take([self._parameters.tensors[i].detach() for i in which], which)
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: it has no memory beyond one step."""

@@ -74,6 +74,20 @@ def test_the_gap_is_validation_less_the_window_mean(bench):
     assert b.values("validation/loss") == [5.0, 2.75]
 
 
+def test_the_gap_is_between_losses_of_one_evaluation_where_it_gives_both(bench):
+    b = idle(bench, [GeneralizationGap(window=2)])
+    for loss in (8.0, 10.0):
+        b.report("loss", loss)
+    b.report("train/loss", 4.0)
+    state = b.instruments.state_dict()
+    b.report("validation/loss", 4.5)
+    b.report("validation/loss", 4.5)  # one without a training loss of its own
+    assert b.values("generalization_gap") == [0.5, -4.5]
+    b.instruments.load_state_dict(state)
+    b.report("validation/loss", 6.0)
+    assert b.values("generalization_gap")[-1] == 2.0
+
+
 def test_the_window_is_rewound(bench):
     b = idle(bench, [LossStatistics(window=4), GeneralizationGap(window=4)])
     for b.step, loss in enumerate([1.0, 2.0, 3.0], start=1):

@@ -13,14 +13,14 @@ CPU = torch.device("cpu")
 def squares(*tensors):
     which = tuple(range(len(tensors)))
     subset = Subset(tensors, CPU)
-    return subset.squares(subset.take(tensors, which), which)
+    return subset.squares(subset.take(tensors), which)
 
 
 def places(*shape):
     """The positions that are taken of a tensor of this shape."""
     n = math.prod(shape)
     subset = Subset([torch.empty(shape)], CPU)
-    return subset.take([torch.arange(n, dtype=torch.float64).view(shape)], (0,)).long()
+    return subset.take([torch.arange(n, dtype=torch.float64).view(shape)]).long()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
@@ -66,19 +66,19 @@ def test_the_diagonal_is_not_singled_out(side):
 def test_memory_order_is_followed_without_a_copy():
     x = torch.randn(64, 32, 3, 3).to(memory_format=torch.channels_last)
     subset = Subset([x], CPU)
-    before = subset.take([x], (0,))
+    before = subset.take([x])
     x.mul_(2)
-    torch.testing.assert_close(subset.take([x], (0,)), 2 * before)
+    torch.testing.assert_close(subset.take([x]), 2 * before)
     matrix = torch.randn(300, 500)
-    taken = Subset([matrix], CPU).take([matrix], (0,))
+    taken = Subset([matrix], CPU).take([matrix])
     across = matrix.t()
-    torch.testing.assert_close(Subset([across], CPU).take([across], (0,)), taken)
+    torch.testing.assert_close(Subset([across], CPU).take([across]), taken)
 
 
 def test_a_missing_tensor_gives_zeros_in_its_place():
     tensors = [torch.ones(3), torch.ones(5000), torch.ones(2)]
     subset = Subset(tensors, CPU)
-    taken = subset.take([tensors[0], None, tensors[2]], (0, 1, 2))
+    taken = subset.take([tensors[0], None, tensors[2]])
     assert len(taken) == sum(subset.sizes)
     assert float(taken.sum()) == 5
     assert float(taken[3:-2].abs().max()) == 0
