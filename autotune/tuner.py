@@ -36,6 +36,8 @@ from .memory import Memory, Restored, Rewinding
 from .outcomes import Outcomes
 from .panel import Panel
 from .plant import Plant
+from .preflight.examination import examine
+from .preflight.report import Report, record
 from .records import (
     HUMAN,
     Action,
@@ -65,6 +67,8 @@ NEVER_STEPPED = 10_000
 """Batches without an optimizer step after which the loop is taken to step another optimizer."""
 SELDOM_STEPPED = 200
 """Batches without an optimizer step after which that is said."""
+EVALUATED = ("validation/", "train/")
+"""How the signals begin that are of the model as it is, not of the step that is under way."""
 
 
 class AutoTuner:
@@ -76,8 +80,10 @@ class AutoTuner:
         hyperparameters: what may be adjusted; see `autotune.actuators`.
         policies: asked in this order at every tick.
         total_steps: optimizer steps that the run may spend, rewound ones included; None: no limit.
-        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. Called at
-            step boundaries; it disturbs neither the random generators nor the train/eval flags.
+        evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. They become the
+            signals `validation/loss` and so on; those that begin with `train/`, of training data measured in
+            the same way, keep their names, and `train/loss` is what the generalisation gap is taken from.
+            Called at step boundaries; it disturbs neither the random generators nor the train/eval flags.
         evaluate_every: steps between evaluations; None: 25 evaluations a run, or every 100 steps.
         stateful: further parts of the run that a rewind must restore, by name: schedulers, a GradScaler,
             an EMA model, other optimizers, `torch.Generator`s.
@@ -191,7 +197,7 @@ class AutoTuner:
         to = target(run_id=mlflow if isinstance(mlflow, str) else None)
         self._delivery = Delivery(self._journal, to) if mlflow else None
         _tuned.add(optimizer)
-        self._optimizer = optimizer
+        self._model, self._optimizer, self._plant = model, optimizer, plant
         atexit.register(self._at_exit)
 
     @classmethod
@@ -260,6 +266,56 @@ class AutoTuner:
         self._hand_out()
         return self._going_on()
 
+    def preflight(
+        self,
+        loader: Iterable[Any],
+        loss: Callable[[Any], Tensor],
+        *,
+        validation: Iterable[Any] | None = None,
+        chance: float | None = None,
+        seconds: float = 5.0,
+        pictures: bool = False,
+    ) -> Report:
+        """Look for what commonly goes wrong before it costs a run, which it leaves as it was, to the bit.
+
+        The table is written to `preflight.md` in the run's folder, and goes to MLflow from there.
+
+        Args:
+            loader: the training data; anything that begins anew each time it is iterated over.
+            loss: the loss of a batch, as the loop computes it: the scalar that `backward()` is called on.
+            validation: validation data, to look for training samples in; None: that is not looked for.
+            chance: the loss of an answer that knows nothing of the input, where it cannot be inferred.
+            seconds: about how long it may take; checks that have no time left say so.
+            pictures: write histograms of activations and gradients to `preflight.png` there too.
+
+        Raises:
+            TuneError: between `next()` and `optimizer.step()`, or for arguments that cannot work. What
+                `loss` raises goes through; the run is as it was then too.
+        """
+        if self._closed:
+            raise TuneError("a closed tuner looks at nothing any more; call preflight before the loop")
+        self._at_boundary("preflight")
+        engine = self._engine
+        engine.collect(wait=True)  # what comes after it is undone
+        rewound, self._rewound = self._rewound, True  # what `loss` may report is not of the run
+        try:
+            report = examine(
+                self._model,
+                self._optimizer,
+                self._plant,
+                engine.clock,
+                engine.instruments,
+                loader,
+                loss,
+                validation=validation,
+                chance=chance,
+                seconds=seconds,
+            )
+        finally:
+            self._rewound = rewound
+        record(report, self.folder, pictures)
+        return report
+
     def report(self, loss: Tensor | float | None = None, **values: Tensor | float) -> None:
         """Hand over the step's training loss, and whatever else was named in `reports`.
 
@@ -277,12 +333,12 @@ class AutoTuner:
         ahead = 1 if clock.spent == self._taken and not self._settled else 0
         if loss is not None:
             instruments.report("loss", loss, clock.step + ahead, clock.spent + ahead)
-        for name, value in values.items():
+        for name, value in sorted(values.items()):  # train/loss before validation/loss, which waits for it
             if name not in self._reports:
                 raise TuneError(
                     f"report takes `loss` and the names in reports=(...), got {name!r}; add it there"
                 )
-            coming = 0 if name.startswith("validation/") else ahead  # a validation is of the state as it is
+            coming = 0 if name.startswith(EVALUATED) else ahead
             instruments.report(name, value, clock.step + coming, clock.spent + coming)
 
     def close(self, status: RunStatus | None = None) -> None:
@@ -562,7 +618,7 @@ def _measured(
     if evaluation is not None or "validation/loss" in reports:
         names |= {"validation/loss", "generalization_gap"}
     if evaluation is not None and any(
-        n.startswith("validation/") and n not in names for p in policies for n in p.requires
+        n.startswith(EVALUATED) and n not in names for p in policies for n in p.requires
     ):
         names |= evaluation().keys()  # the only way to know what it returns
     return frozenset(names)

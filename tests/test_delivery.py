@@ -17,6 +17,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from recorded import range_tested
 
 from autotune.delivery import Delivery, DeliveryError, run_link, sync, target
 from autotune.journal import Journal
@@ -228,6 +229,15 @@ def test_a_run_appears_in_mlflow_while_it_is_trained_and_is_ended_with_it(tmp_pa
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row["outcome"] for row in rows] == ["better", "", "better", ""]
     assert rows[0]["change"] == "lr 0.1 → 0.05"
+
+
+def test_a_range_test_has_its_own_picture_beside_the_timeline(tmp_path, store):
+    sync(range_tested(tmp_path / "run", mlflow=target(store, "tests")))
+    client, run = mirror(tmp_path / "run")
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "autotune")]
+    assert files == ["autotune/decisions.json", "autotune/range-lr.png", "autotune/timeline.png"]
+    with open(client.download_artifacts(run.info.run_id, files[1], tmp_path), "rb") as picture:
+        assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -11,7 +11,7 @@ LAYERS = [
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
     ["evaluation", "journal_tables", "journal"],
-    ["supervisor", "controls", "memory", "curves", "plot"],
+    ["supervisor", "controls", "memory", "curves", "sweeps", "plot", "plot_against", "preflight"],
     ["mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
     ["executor"],
     ["panel"],

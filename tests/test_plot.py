@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from recorded import Recorder, rescued
 
-from autotune.plot import BLUE, COLUMNS, GREY, ORANGE, PURPLE, plot_run
+from autotune.plot import BLUE, COLUMNS, GREEN, GREY, ORANGE, PURPLE, plot_run
 from autotune.records import Set, TuneError
 
 
@@ -36,6 +36,21 @@ def test_every_part_of_the_run_has_its_panel(figure):
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["loss", "validation/accuracy", "dropout", "lr", "decisions"]
     assert figure.get_suptitle() == "rescued: finished, 400 of 400 steps"
+
+
+def test_what_was_evaluated_on_training_data_stands_beside_the_validation(tmp_path):
+    run = Recorder(tmp_path / "both")
+    run.train(60, loss=lambda step: 2.0)
+    for name in ("loss", "accuracy"):
+        run.metric(f"validation/{name}", 0.5)
+        run.metric(f"train/{name}", 0.75)
+    run.end()
+    figure = plot_run(tmp_path / "both")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "validation/accuracy"]
+    for ax in figure.axes:
+        assert points(ax, ORANGE).tolist() == [[60, 0.5]]
+        assert points(ax, GREEN).tolist() == [[60, 0.75]]
+        assert "training, evaluated" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_what_was_rewound_is_grey_and_only_that(figure):

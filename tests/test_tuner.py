@@ -79,6 +79,32 @@ def test_signals_of_evaluate_and_of_reports_are_known_beforehand(tmp_path):
     assert (last["validation/accuracy"].last, last["reward"].last) == (0.5, 1.5)
 
 
+@pytest.mark.parametrize("by", ["evaluate", "report"])
+def test_the_generalization_gap_is_between_two_losses_of_one_evaluation(tmp_path, by):
+    policy = Scripted({})
+    policy.requires = ("train/loss", "generalization_gap") + ("train/accuracy",) * (by == "evaluate")
+    loop = Loop()
+
+    def evaluate():
+        return {"loss": 3.0 + len(loop.losses), "accuracy": 0.5, "train/loss": 1.0, "train/accuracy": 0.75}
+
+    how = {"evaluate": evaluate, "evaluate_every": 10}
+    if by == "report":
+        how = {"reports": ["validation/loss", "train/loss"]}
+    with loop.tuner(tmp_path / "run", policies=[policy], total_steps=20, **how) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loss = loop.step(batch)
+            if by == "report":
+                tuner.report(**{"validation/loss": 3.0 + tuner.step, "train/loss": 1.0})
+            tuner.report(loss=loss)
+    signals = policy.seen[-1].signals
+    gap = signals["generalization_gap"]
+    assert gap.value.tolist() == [2.0 + step for step in gap.step]
+    assert gap.step.tolist() == ([0, 10, 20] if by == "evaluate" else list(range(1, 21)))
+    assert "validation/train/loss" not in signals
+    assert by == "report" or signals["train/accuracy"].last == 0.75
+
+
 @pytest.mark.parametrize(
     "second", [lambda o: learning_rate(o, group=0), lambda o: learning_rate(o, name="rate")]
 )
