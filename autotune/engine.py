@@ -95,10 +95,13 @@ class Engine:
         self.instruments.after_step(self.clock.step, self.clock.spent)
 
     def begin(self) -> None:
-        """Before the first batch: the state and its validation, so that a bad `evaluate` costs no step."""
-        if self.evaluation is not None and self.clock.spent == 0:
-            self._evaluate()
+        """Before the first batch: keep the state. Before the very first, evaluate and let policies decide.
+
+        So a bad `evaluate` costs no step, and a warm-up begins where it should.
+        """
         self.snapshot()
+        if self.clock.spent == 0:
+            self._tick(evaluating=self.evaluation is not None)
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""

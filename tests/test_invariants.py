@@ -133,12 +133,18 @@ def test_5_what_write_returns_is_what_the_next_step_uses(tmp_path):
     loop = Loop("sgd")
     used = []
     loop.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
-    policy = Scripted({10: [Set("lr", 0.05, reason="")], 20: [Ramp("lr", 0.01, 4, reason="")]})
+    policy = Scripted(
+        {
+            0: [Set("lr", 0.07, reason="")],
+            10: [Set("lr", 0.05, reason="")],
+            20: [Ramp("lr", 0.01, 4, reason="")],
+        }
+    )
     with loop.tuner(tmp_path / "run", policies=[policy], total_steps=30) as tuner:
         for batch in tuner.batches(loop.loader):
             loop.step(batch)
-    assert tuner.decisions[0].after == {"lr": 0.05}
-    assert used[:10] == [0.1] * 10
+    assert [d.after for d in tuner.decisions[:2]] == [{"lr": 0.07}, {"lr": 0.05}]
+    assert used[:10] == [0.07] * 10
     assert used[10:20] == [0.05] * 10
     assert used[20:26] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01, 0.01])
 
@@ -197,7 +203,7 @@ def test_6_a_policy_that_breaks_the_rules_is_benched_and_training_goes_on(tmp_pa
                 loop.optimizer.param_groups[0]["lr"] = 1e-2
     assert tuner.step == 60
     asked = len(policy.seen)
-    assert asked == max(script) // 10
+    assert asked == 1 + max(script) // 10  # before the first step too
     assert "scripted is benched" in tuner.decisions[-1].action.reason
 
 
