@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from .records import Shape
+from .records import Shape, between
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +29,4 @@ class RunningRamp:
             return self.last
         if step <= self.start:
             return self.first
-        part = (step - self.start) / self.steps
-        if self.shape == "exponential":
-            return math.exp((1 - part) * math.log(self.first) + part * math.log(self.last))
-        if self.shape == "inverse_sqrt":  # value⁻² grows linearly: first · √(t₀ / (t₀ + t)) for some t₀
-            return math.pow((1 - part) * self.first**-2 + part * self.last**-2, -0.5)
-        if self.shape == "cosine":
-            part = (1 - math.cos(math.pi * part)) / 2
-        return self.first + part * (self.last - self.first)
+        return between(self.first, self.last, (step - self.start) / self.steps, self.shape)

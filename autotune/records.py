@@ -36,6 +36,21 @@ class TuneError(ValueError):
     """Bad input to the tuner. The message says the rule, the value received and the remedy."""
 
 
+def between(first: float, last: float, part: float, shape: Shape) -> float:
+    """The value of a ramp from `first` to `last` when `part` of it, in [0, 1], is over.
+
+    Straight in the value (linear), its log (exponential) or its inverse square (inverse_sqrt: first ·
+    √(t₀ / (t₀ + t)) for some t₀), or along half a period of a cosine.
+    """
+    if shape == "exponential":
+        return math.exp((1 - part) * math.log(first) + part * math.log(last))
+    if shape == "inverse_sqrt":
+        return math.pow((1 - part) * first**-2 + part * last**-2, -0.5)
+    if shape == "cosine":
+        part = (1 - math.cos(math.pi * part)) / 2
+    return first + part * (last - first)
+
+
 # --- what a policy sees ------------------------------------------------------------------------------------
 
 
