@@ -1,0 +1,65 @@
+"""What few evaluations say: training and validation loss side by side, their trend and their noise."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.records import Observation
+
+from .robust import Array
+
+NEWEST = 100  # values that are looked at
+OF_MEDIAN_DIFFERENCE = 1.4826 / math.sqrt(6)  # standard deviation over the median absolute second difference
+
+
+class Evaluations(NamedTuple):
+    """Two signals where both were measured and are finite, oldest first."""
+
+    spent: NDArray[np.int64]
+    validation: Array
+    train: Array
+
+    @classmethod
+    def of(cls, observation: Observation, validation: str, train: str, since: int) -> Self:
+        """Those measured at a `spent` above `since`, the newest 100 at most."""
+        a, b = observation.signals.get(validation), observation.signals.get(train)
+        if a is None or b is None:
+            return cls(np.empty(0, np.int64), np.empty(0), np.empty(0))
+        spent, i, j = np.intersect1d(a.spent[-NEWEST:], b.spent[-NEWEST:], return_indices=True)
+        x, y = a.value[-NEWEST:][i], b.value[-NEWEST:][j]
+        counts = (spent > since) & np.isfinite(x) & np.isfinite(y)
+        return cls(spent[counts], x[counts], y[counts])
+
+    @property
+    def every(self) -> float:
+        """The usual distance of two; 0 for fewer."""
+        return float(np.median(np.diff(self.spent))) if len(self.spent) > 1 else 0.0
+
+
+class Trend(NamedTuple):
+    """A straight line through values, one an evaluation."""
+
+    mean: float
+    slope: float
+    error: float
+    """Of the slope."""
+
+    @classmethod
+    def of(cls, values: Array, deviation: float) -> Self:
+        """Through at least 2 values, whose standard deviation about the line is known."""
+        x = np.arange(len(values)) - (len(values) - 1) / 2
+        squares = float(x @ x)
+        return cls(float(values.mean()), float(x @ values) / squares, deviation / math.sqrt(squares))
+
+    def falls(self, least: float) -> bool:
+        """Whether it falls by more than a standard error, and than `least` of its mean an evaluation."""
+        return self.slope < -max(least * abs(self.mean), self.error)
+
+
+def noise(values: Array) -> float:
+    """Standard deviation of single values, at least 3, from second differences: no trend counts."""
+    return OF_MEDIAN_DIFFERENCE * float(np.median(np.abs(np.diff(values, 2))))
