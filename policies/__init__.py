@@ -1,6 +1,52 @@
 """Policies: laws that decide, each a small file that knows neither torch nor the tuner."""
 
+from . import schedules
+from .capacity import CapacityAdvisor
+from .disciplined import DisciplinedAdvice
 from .divergence_guard import DivergenceGuard
+from .early_stopping import EarlyStopping
+from .generalization_gap import GeneralizationGap
+from .gradient_clipping import GradientClipping
+from .greedy import GreedyLR
+from .growing import GrowSequence
+from .hypergradient import Hypergradient
+from .noise_scale import NoiseScale
+from .pieces import Piece
 from .plateau import Plateau
+from .range_test import RangeTest
+from .reduce_on_plateau import ReduceOnPlateau
+from .reinforcement import EntropyTarget, KLAdaptiveRate, KLPenalty
+from .schedule import Schedule
+from .unfreezing import ProgressiveUnfreezing
+from .update_ratio import UpdateRatio
+from .wrappers import Cooldown, EveryN, Limit, OnlyBetween, Patience, WarmUp
 
-__all__ = ["DivergenceGuard", "Plateau"]
+__all__ = [
+    "CapacityAdvisor",
+    "Cooldown",
+    "DisciplinedAdvice",
+    "DivergenceGuard",
+    "EarlyStopping",
+    "EntropyTarget",
+    "EveryN",
+    "GeneralizationGap",
+    "GradientClipping",
+    "GreedyLR",
+    "GrowSequence",
+    "Hypergradient",
+    "KLAdaptiveRate",
+    "KLPenalty",
+    "Limit",
+    "NoiseScale",
+    "OnlyBetween",
+    "Patience",
+    "Piece",
+    "Plateau",
+    "ProgressiveUnfreezing",
+    "RangeTest",
+    "ReduceOnPlateau",
+    "Schedule",
+    "UpdateRatio",
+    "WarmUp",
+    "schedules",
+]

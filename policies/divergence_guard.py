@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotune.records import Action, Escalate, HyperparameterState, Observation, Ramp, Rewind, Set, TuneError
+from autotune.records import (
+    Action,
+    Escalate,
+    HyperparameterState,
+    Observation,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    TuneError,
+)
 
 from .divergence import FIRST_UPDATE, PATIENCE, Alarm, Divergence, first_update
 
@@ -33,6 +43,9 @@ class DivergenceGuard:
     After `attempts` without 500 healthy steps between it escalates, once. A refused rewind counts, and the
     next one waits for 50 steps times the number of attempts. A rate that a person or a schedule holds is
     left alone: then it only rewinds, and at the start it escalates.
+
+    After 500 healthy steps it releases a rate that it has lowered, once, so that policies after it may raise
+    it again.
 
     Source: PaLM (Chowdhery et al. 2022, section 5.1) went back 100 steps and skipped 200 to 500 batches at a
     spike. 0.3 ‖w‖ was measured on seven workloads; all constants were set once, on synthetic runs and digits.
@@ -61,11 +74,16 @@ class DivergenceGuard:
         self._anew = False  # the last try began the run anew
         self._target: list[float] | None = None  # the rate that warms up, and the steps it takes
         self._escalated = False
+        self._holds = False  # the rate was lowered, and not yet released
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
         for decision in observation.decisions:
-            if decision.source == self.name and isinstance(decision.action, Rewind) and not decision.applied:
+            if decision.source != self.name or not isinstance(decision.action, Rewind):
+                continue
+            if decision.applied:
+                self._holds = self._holds or bool(decision.action.then)
+            else:
                 self._wait = observation.spent + PATIENCE * self._tries
                 self._target, self._anew = None, False
         loss = observation.signals.get("loss")
@@ -78,6 +96,9 @@ class DivergenceGuard:
             return self._act(alarm, self._divergence.back(loss), observation)
         if self._divergence.suspect is None and observation.spent >= self._acted + HEALED:
             self._tries, self._escalated = 0, False
+            if self._holds and observation.hyperparameters[self.controls[0]].owner == "policy":
+                self._holds = False
+                return (Release(self.controls[0], reason=f"{HEALED} healthy steps"),)
         return ()
 
     def _act(self, alarm: Alarm, back: int, observation: Observation) -> Sequence[Action]:
@@ -147,4 +168,4 @@ class DivergenceGuard:
         self._divergence.load_state_dict(state["divergence"])
 
 
-_MEMORY = ("_tries", "_acted", "_wait", "_anew", "_target", "_escalated")
+_MEMORY = ("_tries", "_acted", "_wait", "_anew", "_target", "_escalated", "_holds")

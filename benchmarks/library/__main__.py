@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +42,7 @@ def pictures(folder: Path, only: Only = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for proof in proofs():
         if not only or proof.name in only:
-            draw(proof, folder / f"{proof.name.lower().replace(' ', '-')}.png")
+            draw(proof, folder / f"{re.sub('[^a-z0-9]+', '-', proof.name.lower())}.png")
 
 
 if __name__ == "__main__":

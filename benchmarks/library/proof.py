@@ -82,7 +82,7 @@ class Proof:
     name: str
     make: Callable[[], Sequence[Policy]]
     plants: Plants
-    fixed: Callable[[Plant], Sequence[Settings]]
+    fixed: Callable[[Any], Sequence[Settings]]
     real: Real
     peer: bool = False
     note: str = ""
