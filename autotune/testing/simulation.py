@@ -15,9 +15,21 @@ from ..clock import Clock
 from ..controls import Controls
 from ..engine import Engine, Every
 from ..hyperparameters import Hyperparameter
+from ..journal_tables import _to_json
 from ..memory import Restored, Target
 from ..panel import Panel
-from ..records import Action, Data, Decision, Observation, Outcome, Policy, Signal, SnapshotInfo, TuneError
+from ..records import (
+    Action,
+    Data,
+    Decision,
+    Observation,
+    Outcome,
+    Policy,
+    Signal,
+    SnapshotInfo,
+    TuneError,
+    action_to_json,
+)
 from ..sensors import Sample
 from ..snapshots import least_missed
 from ..supervisor import Limits, Supervisor
@@ -95,7 +107,9 @@ class Simulation:
         self.plant = plant
         self.controls = Controls(plant.hyperparameters)
         self.clock = Clock(budget)
-        self.panel = Panel([_Timed(p) for p in policies], frozenset(plant.signals), frozenset(self.controls))
+        if isinstance(policies, Sequence):  # what is no policy, the panel refuses
+            policies = [_Timed(p) if isinstance(p, Policy) else p for p in policies]
+        self.panel = Panel(policies, frozenset(plant.signals), frozenset(self.controls))
         self.supervisor = Supervisor(self.controls, limits or Limits(), suggest, [p.name for p in policies])
         self.values: dict[str, list[tuple[int, int, float]]] = {}
         """(step, spent, value) of all that was ever measured, by name; `hp/NAME` too."""
@@ -179,7 +193,7 @@ class Simulation:
         return self.engine.executor.submit(action, source).decision
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed simulation goes on from, the policies' memory too."""
+        """Everything that a resumed simulation goes on from, to the bit; the policies' memory too."""
         return copy.deepcopy(
             {
                 "plant": self.plant.capture(),
@@ -187,10 +201,12 @@ class Simulation:
                 "clock": dataclasses.asdict(self.clock),
                 "controls": self.controls.state_dict(),
                 "history": self.engine.history.state_dict(),
+                "late": self._instruments.queue,
                 "panel": self.panel.state_dict(),
+                "seen": (self.panel._seen, self.panel._outside),
                 "supervisor": self.supervisor.state_dict(),
                 "ring": self._memory.ring,
-                "decisions": len(self._journal.decided),
+                "decisions": self._journal.decided,
             }
         )
 
@@ -203,10 +219,13 @@ class Simulation:
             setattr(self.clock, name, value)
         self.controls.load_state_dict(state["controls"])
         self.engine.history.load_state_dict(state["history"])
+        self._instruments.queue = state["late"]
         self.panel.load_state_dict(state["panel"])
+        self.panel._seen, self.panel._outside = state["seen"]
         self.supervisor.load_state_dict(state["supervisor"])
         self._memory.ring = state["ring"]
-        self._journal.first = state["decisions"] + 1
+        self._journal.decided[:] = state["decisions"]
+        self.engine.executor.decisions[:] = state["decisions"]
         self.engine._stand_at(self.clock.step)
 
 
@@ -243,18 +262,18 @@ class _Instruments:
     """Hands over what was reported, `lag` ticks late; a wait brings everything."""
 
     def __init__(self, lag: int) -> None:
-        self._queue: list[list[Sample]] = [[] for _ in range(lag + 1)]
+        self.queue: list[list[Sample]] = [[] for _ in range(lag + 1)]
 
     def report(self, name: str, value: float, step: int, spent: int) -> None:
-        self._queue[-1].append(Sample(step, spent, name, float(value)))
+        self.queue[-1].append(Sample(step, spent, name, float(value)))
 
     def collect(self, wait: bool) -> list[Sample]:
         if wait:
-            samples = [sample for tick in self._queue for sample in tick]
-            self._queue = [[] for _ in self._queue]
+            samples = [sample for tick in self.queue for sample in tick]
+            self.queue = [[] for _ in self.queue]
             return samples
-        self._queue.append([])
-        return self._queue.pop(0)
+        self.queue.append([])
+        return self.queue.pop(0)
 
     def exclude(self, seconds: float) -> None:
         """Nothing is timed."""
@@ -263,7 +282,7 @@ class _Instruments:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._queue = [[] for _ in self._queue]
+        self.queue = [[] for _ in self.queue]
 
 
 class _Memory:
@@ -281,6 +300,8 @@ class _Memory:
         return [state.info for state in self.ring if state.info.name is None]
 
     def snapshot(self, kept: dict[str, Any]) -> None:
+        if not self._capacity:
+            return
         clock = self._simulation.clock
         steps = [info.step for info in self.snapshots]
         if len(steps) >= self._capacity:
@@ -345,15 +366,15 @@ class _Journal:
 
     def __init__(self, values: dict[str, list[tuple[int, int, float]]]) -> None:
         self.decided: list[Decision] = []
-        self.first = 1
         self._values = values
 
     def decide(self, **fields: Any) -> Decision:
-        self.decided.append(Decision(self.first + len(self.decided), 0.0, **fields))
+        _to_json(action_to_json(fields["action"]))  # raises for what the real one cannot store
+        self.decided.append(Decision(1 + len(self.decided), 0.0, **fields))
         return self.decided[-1]
 
     def settle(self, decision: Decision) -> None:
-        self.decided[decision.id - self.first] = decision
+        self.decided[decision.id - 1] = decision
 
     def metric(self, name: str, value: float, step: int, spent: int, branch: int) -> None:
         self._values.setdefault(name, []).append((step, spent, value))
@@ -367,3 +388,6 @@ class _NoOutcomes:
 
     def due(self, *_: Any) -> list[Outcome]:
         return []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}

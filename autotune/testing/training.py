@@ -62,6 +62,11 @@ class Task:
     long: int = 0
     seed: int = 0
 
+    @property
+    def usual_rate(self) -> float:
+        """A rate that is about right."""
+        return 0.02 * self.scale if self.optimizer == "adam" else 0.3 * self.scale**2
+
     @classmethod
     def random(cls, seed: int, **fixed: Any) -> Self:
         """A task drawn from the ranges that training runs are met in; `fixed` fields are not drawn.
@@ -71,10 +76,8 @@ class Task:
         rng = np.random.default_rng((seed, 1))
         adam = bool(rng.random() < 0.5)
         scale = float(10 ** rng.uniform(-1.5, 1.5))
-        about = 0.02 * scale if adam else 0.3 * scale**2
         drawn = {
             "optimizer": "adam" if adam else "sgd",
-            "rate": about * float(10 ** rng.uniform(-3, 1)),
             "condition": float(10 ** rng.uniform(0.5, 2.5)),
             "scale": scale,
             "noise": float(10 ** rng.uniform(-1.5, 0.0)),
@@ -86,11 +89,9 @@ class Task:
             "bounded": bool(rng.random() < 0.3),
             "seed": seed,
         }
-        if {"optimizer", "scale"} & set(fixed) and "rate" not in fixed:
-            adam = fixed.get("optimizer", drawn["optimizer"]) == "adam"
-            scale = fixed.get("scale", scale)
-            drawn["rate"] *= (0.02 * scale if adam else 0.3 * scale**2) / about
-        return cls(**{**drawn, **fixed})
+        off = float(10 ** rng.uniform(-3, 1))
+        task = cls(**{**drawn, **fixed})
+        return task if "rate" in fixed else replace(task, rate=off * task.usual_rate)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from plant import Loop, Quadratic
+from quadratic import Loop, Quadratic
 
 from autotune.policies import DivergenceGuard
 from autotune.policies.divergence import beginning
@@ -92,4 +92,4 @@ def test_gradients_date_the_first_anomaly():
             return {**measured, "gradient_norm": measured["gradient_norm"] * (1e6 if batch >= 980 else 1)}
 
     (decision,) = Loop(Early(poison=range(1000, 1030)), [DivergenceGuard()], 0.5).run(1500).decisions
-    assert decision.action.evidence["first_anomaly"] == 981
+    assert decision.action.evidence["first_anomaly"] == 990  # measured on every tenth step
