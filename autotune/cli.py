@@ -5,6 +5,7 @@ What is slow to import (torch, mlflow, matplotlib) is imported by the commands t
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -240,6 +241,33 @@ def plot(
 
         plot_against(folder, against, path)
     print_line(str(path))
+
+
+@app.command()
+def replay(
+    policy: Annotated[
+        str, typer.Argument(metavar="MODULE:NAME", help="A policy, or a function that makes one.")
+    ],
+    run: Run = None,
+    root: Root = ROOT,
+) -> None:
+    """What another policy would have done in a run.
+
+    It is shown what the run saw, tick by tick; nothing is applied. Modules are also looked for in the current
+    folder.
+
+    Example: autotune replay my_policies:Halve latest
+    """
+    module, _, name = policy.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"a policy is named as MODULE:NAME, got {policy!r}: {error}"
+        raise typer.BadParameter(message, param_hint="MODULE:NAME") from error
+    from .testing import replay as replayed
+
+    print_line(str(replayed(resolve(run, root), make() if callable(make) else make)))
 
 
 @app.command()

@@ -119,7 +119,7 @@ class Engine:
         if evaluating or due(self.every.sample) or self.clock.over:
             self._tick(evaluating)
             if step >= 2 * self.every.sample:
-                self.panel.check_loss(self.history.signals())
+                self._check_loss()
             if self.clock.step != step:
                 return  # rewound
         if due(self.every.snapshot):
@@ -127,6 +127,18 @@ class Engine:
         if due(self.every.checkpoint):
             reason = f"every {self.every.checkpoint} steps"
             self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
+
+    def _check_loss(self) -> None:
+        """See that the loop reports the loss, where policies need it."""
+        if self.panel.without_loss(self.history.signals()) is None:
+            return
+        self.collect(wait=True)  # sync: a device that is far behind may have it
+        policy = self.panel.without_loss(self.history.signals())
+        if policy is not None:
+            raise TuneError(
+                f"policy {policy!r} needs `loss`, got none from the loop so far; "
+                "call tuner.report(loss=loss) in each step"
+            )
 
     def _stand_at(self, step: int) -> None:
         every = (self.every.sample, self.every.evaluate, self.every.snapshot, self.every.checkpoint)
@@ -286,6 +298,8 @@ class Engine:
         restored = self.memory.resume(target, rest)
         self.history.load_state_dict(kept["history"])
         self.supervisor.load_state_dict(kept["supervisor"])
+        self.executor.recalled = [d for d in decisions if d.id <= kept["decisions"]]
+        self.executor.last_id = kept["decisions"]
         self.outcomes.load_state_dict(kept["outcomes"], {o.decision for o in self.journal.outcomes()})
 
         before = kept["clock"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -83,6 +84,8 @@ class Executor:
         run: Run,
     ) -> None:
         self.decisions: list[Decision] = []
+        self.recalled: Sequence[Decision] = ()
+        """What a resumed run had decided by its checkpoint."""
         self.last_id = 0
         self._broken: BrokenRun | None = None
         self._clock = clock
@@ -93,6 +96,14 @@ class Executor:
         self._outcomes = outcomes
         self._signals = signals
         self._run = run
+
+    def since(self, known: int) -> Sequence[Decision]:
+        """What was decided after the decision of this id, oldest first."""
+        return [
+            decision
+            for decided in (self.recalled, self.decisions)
+            for decision in decided[bisect_right(decided, known, key=lambda d: d.id) :]
+        ]
 
     def submit(self, action: Action, source: str, declared: frozenset[str] | None = None) -> Submitted:
         """Take one action from proposal to record.

@@ -68,30 +68,25 @@ class Panel:
         self.policies = tuple(policies)
         self.benched: dict[str, str] = {}
         """Why each benched policy sits there."""
-        self._seen = dict.fromkeys(called, 0)
+        self._seen = dict.fromkeys(called, 0)  # ids of decisions
         self._outside = dict.fromkeys(called, 0)
 
-    def check_loss(self, signals: Mapping[str, Signal]) -> None:
-        """See that the loop reports the loss, where policies need it; called once it must have.
-
-        Raises:
-            TuneError: when it does not.
-        """
-        for policy in self.policies:
-            if "loss" in policy.requires and "loss" not in signals and policy.name not in self.benched:
-                raise TuneError(
-                    f"policy {policy.name!r} needs `loss`, got none from the loop so far; "
-                    "call tuner.report(loss=loss) in each step"
-                )
+    def without_loss(self, signals: Mapping[str, Signal]) -> str | None:
+        """The name of a policy that needs the loss, where there is none; None when all is well."""
+        if "loss" in signals:
+            return None
+        needing = (p.name for p in self.policies if "loss" in p.requires and p.name not in self.benched)
+        return next(needing, None)
 
     def ask(self, observe: Callable[[Sequence[Decision]], Observation], executor: Executor) -> None:
         """Let each policy decide once; after a rewind or a stop the rest wait for the next tick."""
         for policy in self.policies:
             if policy.name in self.benched:
                 continue
-            since, self._seen[policy.name] = self._seen[policy.name], len(executor.decisions)
+            unread = executor.since(self._seen[policy.name])
+            self._seen[policy.name] = executor.last_id
             try:
-                returned = policy.decide(observe(executor.decisions[since:]))
+                returned = policy.decide(observe(unread))
                 actions = list(returned) if isinstance(returned, Iterable) else [returned]
                 wrong = next((a for a in actions if not isinstance(a, Action)), None)
                 if wrong is not None or not isinstance(returned, Iterable):
@@ -103,8 +98,13 @@ class Panel:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory of every policy, and who is benched."""
-        return {"policies": {p.name: p.state_dict() for p in self.policies}, "benched": dict(self.benched)}
+        """The memory of every policy, the last decision that each was told, and who is benched."""
+        return {
+            "policies": {p.name: p.state_dict() for p in self.policies},
+            "seen": dict(self._seen),
+            "outside": dict(self._outside),
+            "benched": dict(self.benched),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the memory back.
@@ -121,6 +121,7 @@ class Panel:
         for policy in self.policies:
             policy.load_state_dict(state["policies"][policy.name])
         self.benched = dict(state["benched"])
+        self._seen, self._outside = dict(state["seen"]), dict(state["outside"])
 
     def bench(self, name: str, why: str, executor: Executor) -> None:
         """Take a policy out of the run, on record."""

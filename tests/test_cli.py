@@ -23,7 +23,7 @@ from autotune.plot import plot_run
 from autotune.records import Set
 
 PROGRAM = str(Path(sys.executable).with_name("autotune"))
-COMMANDS = ["runs", "show", "decisions", "plot", "sync", "mlflow", "demo"]
+COMMANDS = ["runs", "show", "decisions", "plot", "replay", "sync", "mlflow", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -386,3 +386,40 @@ def test_mlflow_that_cannot_start_says_why(shell, tmp_path):
     assert "MLflow's server did not start" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 60
+
+
+MINE = """
+from autotune.records import Set
+
+
+class Halve:
+    name, requires, controls = "halve", ("loss",), ("lr",)
+
+    def decide(self, observation):
+        rate = observation.hyperparameters["lr"].value
+        return [Set("lr", rate / 2, reason="half is enough")] if observation.step == 30 else []
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+"""
+
+
+def test_replay_says_what_another_policy_would_have_done(tmp_path, monkeypatch):
+    loop = Loop()
+    with loop.tuner(tmp_path / "runs" / "one", total_steps=50) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ["--root", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, ["replay", "mine:Halve", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "halve: 1 actions at 6 ticks" in result.output
+    assert "would: lr → 0.005 (half is enough)" in result.output
+    missing = CliRunner().invoke(app, ["replay", "mine:Double", *arguments])
+    assert missing.exit_code == 2
+    assert "MODULE:NAME, got 'mine:Double'" in " ".join(missing.output.split())

@@ -778,3 +778,27 @@ def test_a_journal_that_cannot_be_written_stops_decisions_and_not_the_training(t
     assert tuner.decisions == ()
     assert "cannot be written" in caplog.text
     assert len(Journal.open(tmp_path / "run").metrics("loss").step) == 40
+
+
+def test_a_resumed_policy_is_told_what_was_decided_at_the_checkpoint(tmp_path):
+    set_ = Set("lr", 0.05, reason="")
+    loop = Loop()
+    rewinding = Rewinding(checkpoint_every=20)
+    with loop.tuner(
+        tmp_path / "run", policies=[Scripted({10: [set_], 20: [set_]})], total_steps=30, rewinding=rewinding
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if tuner.step == 25:
+                break
+    again = Loop()
+    policy = Scripted({})
+    with again.resume(tmp_path / "run", policies=[policy]) as tuner:
+        for batch in tuner.batches(again.loader):
+            tuner.report(loss=again.step(batch))
+    first = policy.seen[0]
+    assert first.step == 30
+    assert [(d.step, d.source, d.action.kind, d.status) for d in first.decisions] == [
+        (20, "scripted", "set", "refused"),
+        (20, "supervisor", "checkpoint", "applied"),
+    ]

@@ -125,6 +125,7 @@ class _Saved:
     history: dict[str, Any]
     states: dict[str, HyperparameterState]
     memory: dict[str, Any]
+    unread: list[Decision]
 
 
 class _Replay:
@@ -352,6 +353,7 @@ class _Replay:
             copy.deepcopy(self._history.state_dict()),
             dict(self._states),
             copy.deepcopy(self._policy.state_dict()),
+            list(self._unread),
         )
 
     def _resume(self, rewind: Rewind, decision: Decision) -> None:
@@ -367,7 +369,7 @@ class _Replay:
             self._budget = saved.budget + clock.spent - saved.info.spent
         self._ring, self._kept_until = [], saved.info.step
         self._keep(SnapshotInfo(clock.step, clock.spent))
-        self._unread.clear()
+        self._unread = list(saved.unread)
 
     def _first(self, name: str, meta: Mapping[str, Any]) -> Value:
         """A value before it is noted: a decision tells of it, where it is text."""

@@ -203,7 +203,6 @@ class Simulation:
                 "history": self.engine.history.state_dict(),
                 "late": self._instruments.queue,
                 "panel": self.panel.state_dict(),
-                "seen": (self.panel._seen, self.panel._outside),
                 "supervisor": self.supervisor.state_dict(),
                 "ring": self._memory.ring,
                 "decisions": self._journal.decided,
@@ -221,11 +220,11 @@ class Simulation:
         self.engine.history.load_state_dict(state["history"])
         self._instruments.queue = state["late"]
         self.panel.load_state_dict(state["panel"])
-        self.panel._seen, self.panel._outside = state["seen"]
         self.supervisor.load_state_dict(state["supervisor"])
         self._memory.ring = state["ring"]
         self._journal.decided[:] = state["decisions"]
-        self.engine.executor.decisions[:] = state["decisions"]
+        self.engine.executor.recalled = state["decisions"]
+        self.engine.executor.last_id = len(state["decisions"])
         self.engine._stand_at(self.clock.step)
 
 
