@@ -37,6 +37,10 @@ from .supervisor import TUNER, Supervisor
 log = logging.getLogger("autotune")
 
 
+LONG_WITHOUT = 20
+"""Ticks after which it is said that a policy still waits for a signal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Every:
     """Steps between two of each; None: never."""
@@ -100,8 +104,9 @@ class Engine:
         So a bad `evaluate` costs no step, and a warm-up begins where it should.
         """
         self.snapshot()
-        if self.clock.spent == 0:
+        if self.clock.step == 0:
             self._tick(evaluating=self.evaluation is not None)
+            self.snapshot()
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
@@ -120,6 +125,9 @@ class Engine:
             self._tick(evaluating)
             if step >= 2 * self.every.sample:
                 self._check_loss()
+            if step // self.every.sample == LONG_WITHOUT and step % self.every.sample == 0:
+                for waiting in self.panel.waiting(self.history.signals()):
+                    log.warning("step %d: %s, which has not been measured yet", step, waiting)
             if self.clock.step != step:
                 return  # rewound
         if due(self.every.snapshot):

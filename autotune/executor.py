@@ -105,6 +105,13 @@ class Executor:
             for decision in decided[bisect_right(decided, known, key=lambda d: d.id) :]
         ]
 
+    def dismiss(self, source: str) -> None:
+        """A benched policy lets go of everything: its ramps end, and what it has moved is free."""
+        self._supervisor.dismiss(source)
+        for name, ramp in list(self._controls.ramps.items()):
+            if ramp.source == source:
+                self._controls.release(name)
+
     def submit(self, action: Action, source: str, declared: frozenset[str] | None = None) -> Submitted:
         """Take one action from proposal to record.
 
@@ -139,7 +146,11 @@ class Executor:
             submitted = self._applied(submitted, situation, target)
             decision = submitted.decision
         self.decisions.append(decision)
-        if isinstance(action, Escalate):
+        if isinstance(verdict.action, Suggest) and verdict.status == "suggested":
+            what = verdict.action.action
+            advice = action.reason if what is None else f"{what.describe()}, since {action.reason}"
+            log.warning("%s suggests at step %d: %s", source, decision.step, advice)
+        elif isinstance(action, Escalate):
             log.warning("%s needs a person at step %d: %s", source, decision.step, action.reason)
         elif submitted.error is not None:
             log.warning("step %d: %s failed: %s", decision.step, action.describe(), decision.note)
@@ -183,7 +194,8 @@ class Executor:
                 case Set() | Ramp() as change:
                     self._change(change, decision.source)
                 case Release(name=name):
-                    if decision.source.startswith(HUMAN):
+                    ramp = self._controls.ramps.get(name)
+                    if decision.source.startswith(HUMAN) or (ramp and ramp.source == decision.source):
                         self._controls.release(name)
                 case Rewind(then=then):
                     assert target is not None

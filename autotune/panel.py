@@ -36,6 +36,11 @@ class Panel:
         if not isinstance(policies, Sequence):
             raise TuneError(f"policies is a list of policies, got {policies!r}; write [...] round it")
         for policy in policies:
+            if isinstance(policy, list | tuple):
+                raise TuneError(
+                    f"a policy stands in the list by itself, got a list in the list, {policy!r}; "
+                    "write a star before it, as in *schedules.one_cycle()"
+                )
             if not isinstance(policy, Policy):
                 raise TuneError(
                     "a policy has name, requires, controls, decide, state_dict and load_state_dict, "
@@ -70,6 +75,15 @@ class Panel:
         """Why each benched policy sits there."""
         self._seen = dict.fromkeys(called, 0)  # ids of decisions
         self._outside = dict.fromkeys(called, 0)
+
+    def waiting(self, signals: Mapping[str, Signal]) -> list[str]:
+        """Policies that cannot act, since a signal that they need has not been measured: one text each."""
+        return [
+            f"{policy.name} waits for {name}"
+            for policy in self.policies
+            for name in policy.requires
+            if name not in signals and policy.name not in self.benched
+        ]
 
     def without_loss(self, signals: Mapping[str, Signal]) -> str | None:
         """The name of a policy that needs the loss, where there is none; None when all is well."""
@@ -127,6 +141,7 @@ class Panel:
         """Take a policy out of the run, on record."""
         if name not in self.benched:
             self.benched[name] = why
+            executor.dismiss(name)
             executor.submit(Escalate(reason=f"{name} is benched: {why}"), TUNER)
 
     def _submit(self, policy: Policy, actions: Sequence[Action], executor: Executor) -> bool:

@@ -115,8 +115,8 @@ class Supervisor:
         self._changes: dict[
             str, tuple[str, int]
         ] = {}  # hyperparameter -> (who changed it last, at which spent)
-        # hyperparameter -> policy -> whether it has raised (1) or lowered (-1) it, last
-        self._directions: dict[str, dict[str, int]] = {}
+        # hyperparameter -> policy -> whether it has raised (1) or lowered (-1) it, last, and to which value
+        self._directions: dict[str, dict[str, tuple[int, Any]]] = {}
         self._replays: set[str] = set()
 
     @property
@@ -157,7 +157,7 @@ class Supervisor:
             if not source.startswith(HUMAN):
                 self.rewinds += 1
             self._replays.add(_replay(action, situation))
-            for change in action.then:
+            for change in {a.name: a for a in action.then}.values():  # where each ends
                 self._moved(change, source, situation)
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +165,9 @@ class Supervisor:
         return {
             "rewinds": self.rewinds,
             "changes": {name: list(change) for name, change in self._changes.items()},
-            "directions": {name: dict(moves) for name, moves in self._directions.items()},
+            "directions": {
+                n: {p: list(m) for p, m in moves.items()} for n, moves in self._directions.items()
+            },
             "replays": sorted(self._replays),
         }
 
@@ -173,8 +175,17 @@ class Supervisor:
         """Take the memory back."""
         self.rewinds = state["rewinds"]
         self._changes = {name: (source, spent) for name, (source, spent) in state["changes"].items()}
-        self._directions = {name: dict(moves) for name, moves in state["directions"].items()}
+        self._directions = {
+            name: {policy: (way, value) for policy, (way, value) in moves.items()}
+            for name, moves in state.get("directions", {}).items()
+        }
         self._replays = set(state["replays"])
+
+    def dismiss(self, source: str) -> None:
+        """Forget what a benched policy has moved: it cannot release it any more."""
+        self._changes = {name: change for name, change in self._changes.items() if change[0] != source}
+        for moves in self._directions.values():
+            moves.pop(source, None)
 
     def _known(self, action: Set | Ramp | Release) -> Hyperparameter[Any]:
         if action.name not in self.hyperparameters:
@@ -197,7 +208,7 @@ class Supervisor:
         wait = self._wait(action.name, source, situation)
         parameter, note = self._known(action), verdict.note
         value = parameter.clamp(action.value)
-        wait = wait or self._precedence(action.name, _direction(parameter(), value), source)
+        wait = wait or self._precedence(action.name, parameter(), value, source)
         if wait:
             return Verdict("refused", action, wait)
         if isinstance(action, Set) or action.steps == 1:
@@ -214,11 +225,17 @@ class Supervisor:
     def _within_bounds(self, action: Set | Ramp, situation: Situation) -> Verdict:
         """Whether a policy may change the hyperparameter at all, and the change clamped to its bounds."""
         parameter = self._known(action)
+        verdict = self._clamped(action, situation)
+        if parameter.owner != "policy":
+            return Verdict("refused", action, f"{action.name} is held by {parameter.owner} until released")
+        return verdict
+
+    def _clamped(self, action: Set | Ramp, situation: Situation) -> Verdict:
+        """The change clamped to the bounds."""
+        parameter = self._known(action)
         self._check_declared(action.name, situation)
         value = parameter.clamp(action.value)
         _check_ramp(action, parameter, value)
-        if parameter.owner != "policy":
-            return Verdict("refused", action, f"{action.name} is held by {parameter.owner} until released")
         if value == action.value:
             return Verdict("applied", dataclasses.replace(action, value=value))
         note = f"{action.value!r} is out of bounds: clamped to {value!r}"
@@ -237,13 +254,16 @@ class Supervisor:
             )
         return ""
 
-    def _precedence(self, name: str, direction: int, source: str) -> str:
-        """Why `source` may not move `name` in this direction; empty when it may."""
+    def _precedence(self, name: str, now: Value, value: Value, source: str) -> str:
+        """Why `source` may not move `name` there: against an earlier policy, beyond where that left it."""
         earlier = self._order[: self._order.index(source)] if source in self._order else ()
         moves = self._directions.get(name, {})
         for policy in earlier:
-            if direction and moves.get(policy, direction) != direction:
-                verb = "raised" if moves[policy] > 0 else "lowered"
+            if policy in moves and isinstance(value, str | bool):
+                return f"{policy}, further up the list, has set {name}: a later policy does not undo that"
+            direction, left = moves.get(policy, (0, now))
+            if _direction(now, value) * direction < 0 and _direction(left, value) * direction < 0:
+                verb = "raised" if direction > 0 else "lowered"
                 return f"{policy}, further up the list, has {verb} {name}: a later policy does not undo that"
         return ""
 
@@ -252,8 +272,12 @@ class Supervisor:
         direction = _direction(situation.before[action.name], action.value)
         if source.startswith(HUMAN):
             self._directions.pop(action.name, None)
-        elif direction:
-            self._directions.setdefault(action.name, {})[source] = direction
+        elif direction or isinstance(action.value, str | bool):
+            moves = self._directions.setdefault(action.name, {})
+            for later in self._order[self._order.index(source) + 1 :] if source in self._order else ():
+                if moves.get(later, (direction, 0))[0] != direction:
+                    del moves[later]  # it has been overruled
+            moves[source] = (direction, action.value)
 
     def _limit(self, parameter: Hyperparameter[Any], value: Value) -> Value:
         """`value`, or the furthest that one jump may go towards it."""
@@ -311,9 +335,7 @@ class Supervisor:
         """Advice is held to what can be done at all, not to whose turn it is."""
         if action.action is None:
             return Verdict("suggested", action)
-        verdict = self._within_bounds(action.action, situation)
-        if verdict.status == "refused":
-            return dataclasses.replace(verdict, action=action)
+        verdict = self._clamped(action.action, situation)
         change = verdict.action
         assert isinstance(change, Set | Ramp)
         if isinstance(change, Set) and change.value == self._known(change)():

@@ -176,6 +176,7 @@ class AutoTuner:
             memory=Memory(plant, clock, generators, self._loader, settings, folder / "checkpoints"),
             journal=self._journal,
         )
+        self._begun = False
         self._inside = False  # the loop's body runs
         self._taken = 0  # `spent` when the batch was handed out, or since its boundary is behind it
         self._settled = False  # that is so: the body has saved or rewound
@@ -539,7 +540,8 @@ class AutoTuner:
 
     def _begin(self) -> None:
         """Keep the state before the first step, or before the first after a resume."""
-        if not self._engine.memory.snapshots:
+        if not self._begun:
+            self._begun = True
             self._engine.begin()
 
     def _hand_out(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.records import Action, Evidence, HyperparameterState, Observation, Set, Suggest, TuneError
 
-from .evaluations import Evaluations, Trend, noise
+from .evaluations import UNKNOWN, Evaluations, Trend, binding_decay, noise
 from .memory import Remembering, moves
 
 WINDOW, NOISE = 5, 9  # evaluations that advice rests on, and that the noise is measured on
@@ -17,8 +17,7 @@ ERRORS = 2.0  # standard errors by which a target is missed or met
 STALLED = 0.005  # relative change an evaluation, below which a loss stands
 CRAWLS = 0.02  # part of that, which is progress still where it is clear of the noise
 RATE, LESS, MORE, DROPOUT = 3.0, 10.0, 3.0, 0.1  # factors for the rate and the decay; steps of dropout
-SHRINKAGE, HIGHEST = 1.0, 4.0  # rate × decay × steps of the run, of a decay that binds, and of the highest
-UNKNOWN = 0.01  # a decay that binds, where there is no rate to go by
+HIGHEST = 4.0  # the highest decay, over the one for which rate × decay × steps of the run is 1
 MOST = 8  # suggestions in a run
 
 Situation = Literal["met", "waiting", "unstable", "slow", "stalled", "gap"]
@@ -135,8 +134,7 @@ class CapacityAdvisor(Remembering):
         """What helps in a situation, first things first."""
         rate = _value(observation, self._rate)
         decay, dropout = _value(observation, self._decay), _value(observation, self._dropout)
-        steps = observation.budget or max(observation.spent, 1)
-        binds = SHRINKAGE / (rate * steps) if rate else UNKNOWN
+        binds = UNKNOWN if self._rate is None else binding_decay(observation, self._rate)
         if situation == "unstable":
             return [
                 self._moved(self._rate, observation, rate / RATE, "the training error rises: lower the rate")

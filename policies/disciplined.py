@@ -10,12 +10,11 @@ import numpy as np
 
 from autotune.records import Action, Evidence, Observation, Release, Rewind, Set, Suggest, TuneError
 
-from .evaluations import OF_MEDIAN_DIFFERENCE
+from .evaluations import OF_MEDIAN_DIFFERENCE, binding_decay
 from .memory import RETRY, Remembering, disturbed, free, refused
 from .range_test import kept, undone
 
 SHRINKAGES = (0.0, 0.3, 1.0, 3.0)  # rate × decay × steps of the run, of the decays that are tried
-UNKNOWN = 0.01  # the decay of shrinkage 1 where there is no rate to go by
 FACTORS = (0.5, 2.0)  # of the batch size
 LENGTH, COUNTED = 3, 2  # evaluations in a short run, and those at its end that count
 BEGIN = 0.3  # part of the budget after which it begins
@@ -54,7 +53,7 @@ class DisciplinedAdvice(Remembering):
         name: unique within a run.
     """
 
-    MEMORY = ("_asked", "_to", "_start", "_runs", "_values", "_before", "_wait")
+    MEMORY = ("_asked", "_to", "_start", "_runs", "_values", "_before", "_returning", "_wait")
 
     def __init__(
         self,
@@ -78,6 +77,7 @@ class DisciplinedAdvice(Remembering):
         self._runs: list[list[Any]] = []  # name, value and evaluations of each, the least change first
         self._values: list[list[float]] = []  # evaluations of the runs that are over
         self._before: dict[str, Any] = {}  # the present values
+        self._returning = False  # the way back was asked for
         self._wait = 0  # spent before which nothing is asked for
 
     def request(self) -> None:
@@ -86,6 +86,8 @@ class DisciplinedAdvice(Remembering):
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
+        if self._returning:
+            return self._returned(observation)
         if not self._runs:
             return self._begin(observation) if self._due(observation) else ()
         if undone(observation, self.name):
@@ -132,9 +134,8 @@ class DisciplinedAdvice(Remembering):
     def _plan(self, observation: Observation) -> list[list[Any]]:
         """The runs: the present values, then each change of one of them."""
         name = self.controls[0]
-        state, rate = observation.hyperparameters[name], observation.hyperparameters.get(self._rate)
-        now, steps = float(state.value), observation.budget or max(observation.spent, 1)
-        unit = UNKNOWN if rate is None else 1 / (float(rate.value) * steps)
+        state = observation.hyperparameters[name]
+        now, unit = float(state.value), binding_decay(observation, self._rate)
         high = math.inf if state.high is None else state.high
         decays = {min(max(s * unit, state.low or 0.0), high) for s in SHRINKAGES} - {now}
         runs: list[list[Any]] = [[name, now, LENGTH]]
@@ -190,10 +191,19 @@ class DisciplinedAdvice(Remembering):
 
     def _end(self, values: Mapping[str, Any], reason: str, evidence: Evidence) -> Sequence[Action]:
         """Go back, with these values, on new batches."""
-        self._runs = []
+        self._runs, self._returning = [], True
         then = tuple(Set(name, value, reason=reason) for name, value in values.items())
         back = Rewind(self._to, "skip", then, reason=reason, evidence=evidence)
         return (back, *(Release(name, reason=reason) for name in values))
+
+    def _returned(self, observation: Observation) -> Sequence[Action]:
+        """Where the way back was refused, at least the values go back."""
+        self._returning = False
+        if not undone(observation, self.name):
+            return ()
+        reason = "the short runs could not go back"
+        back = _sets(observation, self._before, reason)
+        return (*back, *(Release(name, reason=reason) for name in self._before if back))
 
 
 def _sets(observation: Observation, values: Mapping[str, Any], reason: str) -> Sequence[Action]:

@@ -57,7 +57,7 @@ class EarlyStopping(Remembering):
         TuneError: for a patience below 1, or a negative `min_delta`.
     """
 
-    MEMORY = ("_best", "_waited", "_changed", "_seen", "_stopped")
+    MEMORY = ("_best", "_waited", "_changed", "_seen", "_ended", "_stopped")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class EarlyStopping(Remembering):
         self._waited = 0  # evaluations since then, or since patience began anew
         self._changed = -1  # spent when it did
         self._seen = -1  # spent of the newest evaluation that was judged
+        self._ended = -1  # spent
         self._stopped = False
 
     def decide(self, observation: Observation) -> Sequence[Action]:
@@ -91,8 +92,11 @@ class EarlyStopping(Remembering):
         for value, spent, step in zip(signal.value[new], signal.spent[new], signal.step[new], strict=True):
             self._judge(float(value), int(spent), int(step))
         over = observation.remaining == 0
-        self._stopped = over or (bool(new.any()) and self._rises(signal))
-        if self._stopped:
+        self._stopped = not over and bool(new.any()) and self._rises(signal)
+        if over and self._ended == observation.spent:
+            return ()
+        if over or self._stopped:
+            self._ended = observation.spent
             why = "the budget is spent" if over else f"it has risen for {self._waited} evaluations"
             return self._end(observation, signal, why)
         if self._best is not None and self._best is not before and self._best[1] == observation.spent:
@@ -128,7 +132,7 @@ class EarlyStopping(Remembering):
 
     def _end(self, observation: Observation, signal: Signal, why: str) -> Sequence[Action]:
         """Back to the best state that is kept, if the present one is not as good."""
-        last = signal.last if signal.spent[-1] == observation.spent else math.nan
+        last = signal.last if len(signal) and signal.spent[-1] == observation.spent else math.nan
         evidence = {"waited": self._waited, "last": last if math.isfinite(last) else None}
         if self._best is not None:
             evidence |= {"best": self._best[0], "best_step": self._best[2]}

@@ -16,6 +16,20 @@ NEWEST = 100  # values that are looked at
 OF_MEDIAN_DIFFERENCE = 1.4826 / math.sqrt(6)  # standard deviation over the median absolute second difference
 
 
+UNKNOWN = 0.01  # a weight decay to begin with where there is no rate to go by
+
+
+def binding_decay(observation: Observation, rate: str) -> float:
+    """The weight decay that shrinks weights by a factor of e over the run, at the present rate.
+
+    Source: Wang & Aitchison 2024, the time scale 1 / (rate × decay).
+    """
+    state = observation.hyperparameters.get(rate)
+    if state is None or not state.value:
+        return UNKNOWN
+    return 1.0 / (float(state.value) * (observation.budget or max(observation.spent, 1)))
+
+
 class Evaluations(NamedTuple):
     """Two signals where both were measured and are finite, oldest first."""
 

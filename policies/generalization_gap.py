@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from autotune.records import Action, HyperparameterState, Observation, Set, TuneError
 
-from .evaluations import Evaluations, Trend, noise
+from .evaluations import Evaluations, Trend, binding_decay, noise
 from .memory import RETRY, Remembering, disturbed, free, refused
 from .robust import Array
 
@@ -20,8 +20,7 @@ STALLED = 0.005  # relative fall an evaluation, below which a loss has stalled
 ERRORS, AT_ONCE = 2.0, 4.0  # standard errors by which a change is clear, and so clear that it ends a trial
 LEAST, MUCH = 0.005, 0.05  # parts of the validation loss that such changes have to be, too
 FACTOR, STEP = 2.0, 0.1  # by which weight decay is multiplied, and what dropout gains
-SHRINKAGE, MOST = 1.0, 4.0  # rate × decay × steps of the run, of the first decay above none and of the last
-UNKNOWN = 0.01  # the first decay where there is no rate to go by
+MOST = 4.0  # the highest decay, over the first one above none, for which rate × decay × steps of the run is 1
 BLOCKED = 10  # evaluations for which a move that did not help is not tried again
 
 Way = Literal["up", "down"]
@@ -189,9 +188,7 @@ class GeneralizationGap(Remembering):
         if state.name == self._dropout:
             moved = value + STEP if way == "up" else value - STEP
         else:
-            rate = observation.hyperparameters.get(self._rate)
-            steps = observation.budget or max(observation.spent, 1)
-            binds = UNKNOWN if rate is None else SHRINKAGE / (float(rate.value) * steps)
+            binds = binding_decay(observation, self._rate)
             if way == "up":
                 moved = max(value, min(max(FACTOR * value, binds), MOST * binds))
             else:

@@ -110,6 +110,8 @@ class GreedyLR(Remembering):
         """See `Policy.decide`."""
         rate = observation.hyperparameters[self.controls[0]]
         now = float(rate.value)
+        if now <= 0:
+            return ()  # it moves by factors
         if self._start is None:
             self._start = now
             self._begin(now)

@@ -138,7 +138,8 @@ class NoiseScale(Remembering):
         if len(values) < BLOCKS:
             return None
         averages = [part.mean() for part in np.array_split(y_of(values, values), BLOCKS)]
-        p = float(kendalltau(np.arange(BLOCKS), averages, alternative="less").pvalue)
+        p = kendalltau(np.arange(BLOCKS), averages, alternative="less").pvalue
+        p = float(p) if math.isfinite(p) else 1.0  # a constant does not fall
         if p <= FALLS:
             self._tested, self._longer = observation.spent, 0
         elif p < FLAT:

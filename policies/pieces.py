@@ -150,6 +150,9 @@ def check(pieces: Sequence[Piece], steps: int | None) -> bool:
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise TuneError(f"a schedule takes a whole number of steps, at least 1, got steps={steps!r}")
     relative = any(not isinstance(piece.length, int) for piece in pieces)
+    parts = sum(piece.length for piece in pieces if isinstance(piece.length, float))
+    if parts > 1 + 1e-9:
+        raise TuneError(f"parts of the total add up to 1 at most, got {parts:g}; shorten them")
     if relative and steps is None:  # a total that is long enough for every length in steps
         Plan(pieces, 10**9 + 10 * sum(p.length for p in pieces if isinstance(p.length, int)))
     else:

@@ -136,7 +136,8 @@ class Plateau(Remembering):
         if observation.step - self._since < window * 2**self._doubled or len(values) < FEWEST:
             return ()
         averages = np.array([part.mean() for part in np.array_split(values, min(BLOCKS, len(values)))])
-        p = float(kendalltau(np.arange(len(averages)), averages, alternative="less").pvalue)
+        p = kendalltau(np.arange(len(averages)), averages, alternative="less").pvalue
+        p = float(p) if math.isfinite(p) else 1.0  # a constant does not fall
         if p <= FALLS:
             self._restart(observation.step)
             return ()

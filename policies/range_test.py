@@ -38,7 +38,7 @@ SLOW, FAST = 10.0, math.sqrt(10)  # factors by which a rate of the right order m
 class RangeTest(Remembering):
     """Ramps the rate over eight decades, watches the loss, goes back, and sets a tenth of the best one.
 
-    *Test.* From the first state of the run, or later from a checkpoint that it makes, the rate grows
+    *Test.* From a checkpoint that it makes, before the first step or when it is requested, the rate grows
     exponentially from 1e-4 to 1e4 times its value (within its bounds) in 8 % of the budget, 60 to 400 steps,
     on the batches that come again afterwards. y is the log of the loss, smoothed over half a decade. The
     ramp ends early when three losses in a row are 4 times the lowest (as medians of 3), or not finite; a
@@ -155,7 +155,8 @@ class RangeTest(Remembering):
         if observation.rewinds_left < 2:
             return f"it takes 2 rewinds, and {observation.rewinds_left} are left"
         if observation.remaining is not None and steps > MOST * observation.remaining:
-            return f"it takes {steps} steps, and {observation.remaining} are left"
+            needed = math.ceil(steps / MOST)
+            return f"it takes {steps} steps, so {needed} have to be left, and {observation.remaining} are"
         return ""
 
     def _watch(self, observation: Observation, test: Mapping[str, float]) -> Sequence[Action]:
@@ -201,11 +202,8 @@ class RangeTest(Remembering):
 def kept(observation: Observation, name: str) -> tuple[Sequence[Action], int | str, int]:
     """A state that is still there when it is gone back to again: what to do first, its name, and its step.
 
-    The first snapshot of a run is; later ones may make room for newer ones, so a checkpoint is made then.
+    A checkpoint, for states in memory make room for newer ones and are lost with the process.
     """
-    if len(observation.snapshots) == 1:
-        step = observation.snapshots[0].step
-        return (), step, step
     label = f"{name}-{observation.spent}"
     return (Checkpoint(label, reason="to go back to"),), label, observation.step
 
@@ -247,10 +245,12 @@ def _choice(
         "steps": len(y),
     }
     chosen = BELOW * float(rates[lowest])
-    if fall < FELL * error:
+    reached = f"between {rates[0]:.2g} and {rates[-1]:.2g}"
+    if fall <= FELL * error:
         if diverged is not None and rate > BELOW * diverged:
             return BELOW * diverged, "the loss falls at no rate and explodes: a tenth of where", evidence
-        return rate, "the loss falls at no rate: the rate stays", evidence
+        return rate, f"the loss falls at no rate {reached}: the rate stays", evidence
     if chosen / SLOW <= rate <= chosen * FAST:
         return rate, "the rate is of the right order: it stays", evidence
-    return chosen, f"the loss is lowest at {rates[lowest]:.2g}: a tenth of that", evidence
+    still = " (it still fell there, at the end: test again with high=...)" if lowest == len(y) - 1 else ""
+    return chosen, f"the loss is lowest at {rates[lowest]:.2g}{still}: a tenth of that", evidence

@@ -205,9 +205,11 @@ class EntropyTarget(Regulated):
     def factor(self, mean: float, before: float | None) -> float:
         """See `Regulated.factor`."""
         error = self.target - mean
+        if abs(error) <= self.within:
+            return 1.0
         if before is not None and (mean - before) / error >= PACE:
             return 1.0  # it is on its way
-        return 1.0 if abs(error) <= self.within else float(ENTROPY_FACTOR ** min(max(error, -1.0), 1.0))
+        return float(ENTROPY_FACTOR ** min(max(error, -1.0), 1.0))
 
 
 def _check_kl(target: float) -> None:

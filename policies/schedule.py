@@ -78,6 +78,7 @@ class Schedule(Remembering):
         self._wait = 0  # spent before which nothing is asked for
         self._refusals = 0  # in a row
         self._ends: list[int] = []  # steps at which its own ramps end
+        self._left: int | None = None  # steps of the budget, when last asked
         self._pieces: list[list[Any]]
         self._total: int | None
         self._unit: float  # what 1.0 stands for
@@ -100,14 +101,18 @@ class Schedule(Remembering):
             steps: their total; None: the budget that is left then.
 
         Raises:
-            TuneError: for pieces that cannot be, or do not fit into `steps`; the old ones are kept.
+            TuneError: for pieces that cannot be, or do not fit into `steps` or what is left of the budget;
+                the old ones are kept.
         """
+        if check(pieces, steps) and self._left is not None:
+            Plan(pieces, self._left)
         self._new(pieces, peak, steps, None)
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
         state = observation.hyperparameters[self.controls[0]]
         step, remaining = observation.step, observation.remaining
+        self._left = remaining
         self._learn(observation)
         if state.owner != "policy":
             self._disturbed = True
@@ -141,7 +146,8 @@ class Schedule(Remembering):
         plan, (_, since, speed, scale) = self._laid, self._anchors[-1]
         segment, now = plan.segments[plan.index(position)], float(state.value)
         evidence = {"position": position, "total": plan.total, "scale": scale}
-        reason = f"{segment.shape} to {segment.last:g} × {scale:g}"
+        edited = "" if self._begin is not None else "edited: "
+        reason = f"{edited}{segment.shape} to {segment.last:g} × {scale:g}"
         actions: list[Action] = []
         jump = plan.jump(self._done, position) is not None or (self._done < 0 and now != self._unit)
         if jump or (own and self._anew and segment.shape == "step"):
@@ -213,11 +219,18 @@ class Schedule(Remembering):
 
     def _learn(self, observation: Observation) -> None:
         """From the decisions since it was last asked: what was done, refused, or changed by others."""
+        mine = [d for d in observation.decisions if d.source == self.name]
+        # A jump cut short to what one may go is asked for again, unless a ramp goes on from there.
+        short = any(d.status == "clamped" for d in mine) and not any(isinstance(d.action, Ramp) for d in mine)
         for decision in observation.decisions:
             if decision.source != self.name:
                 self._disturbed |= decision.applied and moves(decision.action, self.controls[0])
             elif decision.applied:
-                self._done, self._refusals = self._asked, 0
+                self._refusals = 0
+                if short:
+                    self._wait = decision.spent + 1
+                else:
+                    self._done = self._asked
             else:
                 self._wait = observation.spent + RETRY * 2 ** min(self._refusals, LONGEST_WAIT)
                 self._refusals += 1

@@ -1,8 +1,7 @@
 """Schedules that practitioners use by hand, as lists of pieces; each function returns a `Schedule`.
 
 Values are relative to the hyperparameter's value when the schedule begins, or to `peak`. Lengths are steps
-(whole numbers) or parts of the total (floats in (0, 1]). The first tick comes some steps after the start: a
-run that warms up gives the optimizer the first value of the warm-up, and the schedule the `peak`.
+(whole numbers) or parts of the total (floats in (0, 1]).
 """
 
 from __future__ import annotations

@@ -62,8 +62,9 @@ class Wrapper(Remembering):
         """See `Policy.decide`."""
         self._hear(observation)
         if not self.due(observation):
-            moved = self._moved if self.over(observation) else []
-            self._moved = [name for name in self._moved if name not in moved]
+            if not self.over(observation):
+                return ()
+            moved, self._moved, self._untold = self._moved, [], []
             return [Release(name, reason="the policy has done with it") for name in moved]
         actions = self._ask(observation)
         self._untold = []
@@ -97,9 +98,13 @@ class Wrapper(Remembering):
         return self.policy.decide(dataclasses.replace(observation, decisions=tuple(self._untold)))
 
     def _acts(self, observation: Observation) -> list[int]:
-        """`spent` at each time that the policy within has changed the run, of which nothing was heard yet."""
+        """`spent` at each time that the policy within has changed the run, of which nothing was heard yet.
+
+        Where nothing is applied (`suggest=True`, a replay), what it would have changed.
+        """
         changes = (Set, Ramp, Rewind)
-        mine = (d for d in observation.decisions if d.source == self.name and d.applied)
+        done = ("applied", "clamped", "suggested")
+        mine = (d for d in observation.decisions if d.source == self.name and d.status in done)
         return sorted({d.spent for d in mine if isinstance(d.action, changes)})
 
 

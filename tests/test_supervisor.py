@@ -271,3 +271,43 @@ def test_advice_is_recorded_and_never_applied(suggest):
     assert supervisor.review(Suggest(lr(0.1), reason="as it is"), "advisor", at(0)).status == "refused"
     foreign = Situation(0, {}, controls=frozenset({"dropout"}))
     assert supervisor.review(Suggest(lr(0.2), reason=""), "advisor", foreign).fault
+
+
+def test_a_later_policy_may_come_back_to_where_an_earlier_one_has_left_it():
+    supervisor = make(order=("first", "second"))
+    supervisor.applied(lr(0.05), "first", at(0))
+    supervisor.hyperparameters["lr"].write(0.001)  # the second one has gone on down, for a warm-up
+    assert supervisor.review(lr(0.05), "second", at(100)).status == "applied"
+    assert supervisor.review(lr(0.06), "second", at(100)).status == "refused"
+
+
+def test_what_an_earlier_policy_overrules_is_forgotten():
+    supervisor = make(order=("first", "second", "third"))
+    supervisor.applied(lr(0.05), "second", at(0))
+    supervisor.applied(lr(0.2), "first", at(50))
+    supervisor.hyperparameters["lr"].write(0.2)
+    assert supervisor.review(lr(0.3), "third", at(100)).status == "applied"
+    assert "first, further up" in supervisor.review(lr(0.1), "third", at(100)).note
+
+
+def test_a_policy_that_is_dismissed_binds_nobody():
+    supervisor = make(order=("first", "second"))
+    supervisor.applied(lr(0.05), "first", at(100))
+    supervisor.dismiss("first")
+    assert supervisor.review(lr(0.2), "second", at(101)).status == "applied"
+
+
+def test_precedence_holds_for_choices_too():
+    supervisor = make(order=("first", "second"))
+    supervisor.applied(Set("loss", "mae", reason=""), "first", at(0))
+    back = Set("loss", "mse", reason="")
+    assert "has set loss" in supervisor.review(back, "second", at(100)).note
+    supervisor.applied(Release("loss", reason=""), "first", at(110))
+    supervisor.hyperparameters["loss"].write("mae")
+    assert supervisor.review(back, "second", at(200)).status == "applied"
+
+
+def test_advice_reaches_the_person_who_holds_the_hyperparameter():
+    supervisor = make()
+    supervisor.hyperparameters["lr"].owner = "human:ann"
+    assert supervisor.review(Suggest(lr(0.05), reason="lower"), "advisor", at(0)).status == "suggested"

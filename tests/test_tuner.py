@@ -502,7 +502,7 @@ def test_accumulation_under_a_scaler_is_not_taken_for_skipped_steps(tmp_path):
                 scaler.step(loop.optimizer)
                 scaler.update()
                 loop.optimizer.zero_grad()
-    assert [o.spent for o in policy.seen] == [10, 20, 30]
+    assert [o.spent for o in policy.seen] == [0, 10, 20, 30]
     assert "update" not in vars(scaler)
 
 
@@ -802,3 +802,29 @@ def test_a_resumed_policy_is_told_what_was_decided_at_the_checkpoint(tmp_path):
         (20, "scripted", "set", "refused"),
         (20, "supervisor", "checkpoint", "applied"),
     ]
+
+
+def test_the_start_can_be_gone_back_to_with_what_was_decided_there(tmp_path):
+    loop = Loop()
+    script = {0: [Set("lr", 1e-3, reason=""), Ramp("lr", 1e-2, 10, reason="")]}
+    used = []
+    loop.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    with loop.tuner(tmp_path / "run", policies=[Scripted(script)], total_steps=20) as tuner:
+        for n, batch in enumerate(tuner.batches(loop.loader), 1):
+            tuner.report(loss=loop.step(batch))
+            if n == 8:
+                tuner.rewind(0)
+    assert used[:8] == used[8:16]
+    assert used[0] == pytest.approx(1e-3)
+
+
+def test_a_policy_that_is_benched_lets_go_of_its_ramp(tmp_path):
+    loop = Loop()
+    script = {10: [Ramp("lr", 1e-4, 1000, reason="")], 20: lambda observation: 1 / 0}
+    other = Scripted({50: [Set("lr", 0.02, reason="")]}, "other")
+    with loop.tuner(tmp_path / "run", policies=[Scripted(script), other], total_steps=60) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    assert tuner.decisions[-1].source == "other"
+    assert tuner.decisions[-1].applied
+    assert tuner.hyperparameters["lr"]() == 0.02

@@ -76,7 +76,8 @@ class AutoTunerCallback(Callback):
             hyperparameters=self._hyperparameters(pl_module, optimizer),
             **arguments,
         )
-        self.tuner.boundary()
+        if not self.tuner.boundary():
+            trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Report the loss and let the tuner work."""

@@ -302,6 +302,7 @@ class _Memory:
         if not self._capacity:
             return
         clock = self._simulation.clock
+        self.ring = [s for s in self.ring if s.info.name is not None or s.info.step < clock.step]
         steps = [info.step for info in self.snapshots]
         if len(steps) >= self._capacity:
             oldest = self.snapshots[least_missed(steps, clock.step)]

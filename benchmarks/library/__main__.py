@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .pictures import draw
+from .proof import Proof
 from .table import HEALTHY, PLANTS, markdown, measure, proofs
 
 app = typer.Typer(add_completion=False, help="The policy library, proved.")
@@ -27,7 +28,7 @@ def table(
     """Print the table; exit with 1 when a policy that is no peer falls short."""
     if context.invoked_subcommand is not None:
         return
-    chosen = [proof for proof in proofs() if not only or proof.name in only]
+    chosen = _chosen(only)
     rows = list(measure(chosen, plants, healthy))
     text = markdown(rows)
     print(text)
@@ -40,9 +41,16 @@ def table(
 def pictures(folder: Path, only: Only = None) -> None:
     """Draw a run with each policy and without it into FOLDER."""
     folder.mkdir(parents=True, exist_ok=True)
-    for proof in proofs():
-        if not only or proof.name in only:
-            draw(proof, folder / f"{re.sub('[^a-z0-9]+', '-', proof.name.lower())}.png")
+    for proof in _chosen(only):
+        draw(proof, folder / f"{re.sub('[^a-z0-9]+', '-', proof.name.lower())}.png")
+
+
+def _chosen(only: list[str] | None) -> list[Proof]:
+    there = {proof.name: proof for proof in proofs()}
+    unknown = [name for name in only or () if name not in there]
+    if unknown:
+        raise typer.BadParameter(f"there is no proof of {unknown[0]!r}; there are: {', '.join(there)}")
+    return [there[name] for name in only or there]
 
 
 if __name__ == "__main__":

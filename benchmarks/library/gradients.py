@@ -158,7 +158,11 @@ PROOFS: Sequence[Proof] = (
         fixed=lambda plant: [{"batch_size": size} for size in (32, 64, 128, 256, 512)],
         real=Real(
             "digits with 20 % wrong labels, accumulation, equal examples",
-            digits_by_examples,
+            lambda seed, policies, settings: digits_by_examples(
+                seed,
+                [NoiseScale("gradient_accumulation", "gradient_noise_scale")] if policies else (),
+                settings,
+            ),
             [{"gradient_accumulation": n} for n in (2, 4, 8, 16, 32)],
         ),
         note="Every arm sees as many examples, so a larger batch takes fewer steps.",

@@ -185,7 +185,8 @@ PROOFS: Sequence[Proof] = (
             [{"frozen_layers": frozen} for frozen in range(3)],
         ),
         note="Nothing: the features stay frozen, as they are at the start. The best fixed setting: the best "
-        "of all frozen, one group frozen, and all trained from the start. Healthy: nothing is frozen.",
+        "of all frozen, one group frozen, and all trained from the start. Healthy: nothing is frozen, so "
+        "that it has nothing to do.",
     ),
     Proof(
         name="GrowSequence",
@@ -202,6 +203,6 @@ PROOFS: Sequence[Proof] = (
             [{"sequence_length": length} for length in (4, 8, 16, 32, 64)],
         ),
         note="All arms at equal cost, in positions. Nothing: the length stays at 8, where it starts. "
-        "Healthy: the length is at its bound.",
+        "Healthy: the length is at its bound, so that it has nothing to do.",
     ),
 )

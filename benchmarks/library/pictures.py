@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from autotune.records import Decision
 from autotune.testing import Simulation
 
-from .proof import Proof, on_plants
+from .proof import Proof, Scores
 
 SEEDS = range(15)
 """The plants of which the picture shows the one with the median gain."""
@@ -19,11 +19,15 @@ BLUE, GREY, VERMILLION = "#0072B2", "#8A8A8A", "#D55E00"
 
 
 def draw(proof: Proof, path: Path) -> None:
-    """Write a PNG of 8 × 4 inches: the loss of both runs above, what the policy moves below."""
-    scores = on_plants(proof, SEEDS)
+    """Write a PNG, 8 inches wide: the loss of both runs above, what the policy moves below."""
+    plants = proof.plants
+    scores = Scores(
+        [plants.run(plants.make(seed), (), {}) for seed in SEEDS],
+        [plants.run(plants.make(seed), proof.make(), {}) for seed in SEEDS],
+        [],
+    )
     ratios = scores.against(scores.nothing)
     seed = SEEDS[int(np.argsort(ratios)[len(ratios) // 2])]
-    plants = proof.plants
     runs = []
     for policies in (proof.make(), ()):
         run = Simulation(plants.make(seed), policies, budget=plants.budget if plants.cost is None else None)
@@ -31,8 +35,8 @@ def draw(proof: Proof, path: Path) -> None:
     tuned, untouched = runs
     moved = [name for name in tuned.controls if len({value for *_, value in tuned.values[f"hp/{name}"]}) > 1]
 
-    figure = Figure((8, 2.4 + 1.3 * max(1, len(moved))), layout="constrained")
-    axes = figure.subplots(1 + max(1, len(moved)), sharex=True, squeeze=False)[:, 0]
+    figure = Figure((8, 2.4 + 1.3 * len(moved)), layout="constrained")
+    axes = figure.subplots(1 + len(moved), sharex=True, squeeze=False)[:, 0]
     for run, colour, label in ((untouched, GREY, "nothing"), (tuned, BLUE, proof.name)):
         _curve(axes[0], run, colour, label)
     axes[0].set_ylabel("validation loss")

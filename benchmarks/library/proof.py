@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,7 @@ class Plants:
         for name, value in settings.items():
             simulation.controls.write(name, value)
         simulation.run(cost=np.inf if self.cost is None else self.cost)
-        score = self.score(plant)
-        return score if np.isfinite(score) else np.inf
+        return _capped(self.score(plant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,17 @@ def on_real(proof: Proof) -> Scores:
     scores, real = Scores([], [], []), proof.real
     fixed: list[list[float]] = [[] for _ in real.fixed]
     for seed in range(real.seeds):
-        scores.nothing.append(real.run(seed, (), {}))
-        scores.policy.append(real.run(seed, proof.make(), {}))
+        scores.nothing.append(_capped(real.run(seed, (), {})))
+        scores.policy.append(_capped(real.run(seed, proof.make(), {})))
         for scored, settings in zip(fixed, real.fixed, strict=True):
-            scored.append(real.run(seed, (), settings))
-    scores.fixed.extend(min(fixed, key=statistics.median))
+            scored.append(_capped(real.run(seed, (), settings)))
+    scores.fixed.extend(min([scores.nothing, *fixed], key=statistics.median))
     return scores
+
+
+def _capped(score: float) -> float:
+    """NaN is a failure like infinity: it must not drop out of a median."""
+    return score if np.isfinite(score) else np.inf
 
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -148,12 +153,13 @@ def rates(plant: TrainingPlant) -> list[Settings]:
     return [{"lr": r * plant.task.usual_rate} for r in RATES]
 
 
-def healthy_task(seed: int, **fixed: Any) -> Task:
+@functools.cache
+def healthy_task(seed: int) -> Task:
     """A random task at its best rate of the grid, by the validation loss after `BUDGET` steps."""
-    task = Task.random(seed, **{"poison": 0.0, "overfit": 0.0, **fixed})
+    task = Task.random(seed, poison=0.0, overfit=0.0)
     plants = Plants(lambda _: TrainingPlant(task))
     best = min(rates(TrainingPlant(task)), key=lambda s: plants.run(TrainingPlant(task), (), s))
-    return Task.random(seed, **{"poison": 0.0, "overfit": 0.0, **fixed, "rate": float(best["lr"])})
+    return replace(task, rate=float(best["lr"]))
 
 
 def healthy_plant(seed: int) -> TrainingPlant:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,7 @@ from autotune.actuators import learning_rate
 from autotune.hyperparameters import FloatHyperparameter
 from autotune.policies.reinforcement import EntropyTarget, KLAdaptiveRate, KLPenalty
 from autotune.records import Policy
-from autotune.testing import Plant, Simulation
+from autotune.testing import Plant
 from autotune.testing.policy_gradient import Bandit, PolicyGradientPlant
 
 from .proof import Plants, Proof, Real, Settings
@@ -29,7 +29,6 @@ EPOCHS, BATCHES = 4, 4  # optimizer steps on one rollout: 16
 ITERATIONS = 25
 DISCOUNT, TRACE = 0.99, 0.95
 CLIP = 0.2
-SETTLING = 1500  # steps in which a simulated run comes to rest
 
 
 def ppo_cartpole(
@@ -175,18 +174,13 @@ def _wrong_bonus(seed: int) -> Plant:
     return PolicyGradientPlant(Bandit.random(seed, rate=rate, entropy_coef=entropy_coef))
 
 
-def _balanced(seed: int, policy: Policy, **fixed: Any) -> Plant:
-    """A run that the policy has brought to its target, and that has gone on by itself since."""
-    plant = PolicyGradientPlant(
-        Bandit.random(
-            seed, **{"decoy": 0.0, "rate": 0.01, "entropy_coef": 0.1, "noise": 0.3, "samples": 8, **fixed}
-        )
-    )
-    simulation = Simulation(plant, [policy], budget=None).run(SETTLING)
-    (name,) = policy.controls
-    newer = [value for _, spent, value in simulation.values[f"hp/{name}"] if spent > SETTLING / 2]
-    simulation.controls.write(name, float(np.exp(np.mean(np.log(newer)))))
-    Simulation(plant, (), budget=None).run(SETTLING)
+def _tuned(make: Callable[[int], Plant], grid: Sequence[Settings], seed: int) -> Plant:
+    """The plant of a seed at the best fixed value of the grid."""
+    plants, plant = Plants(make), make(seed)
+    best = min(grid, key=lambda settings: plants.run(make(seed), (), settings))
+    for parameter in plant.hyperparameters:
+        if parameter.name in best:
+            parameter.write(best[parameter.name])
     return plant
 
 
@@ -195,6 +189,7 @@ def _coefficients(name: str) -> Sequence[Settings]:
 
 
 BONUSES: Sequence[Settings] = [{"entropy_coef": value} for value in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)]
+PLANT_RATES: Sequence[Settings] = [{"lr": rate} for rate in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)]
 RL_RATES: Sequence[Settings] = [{"lr": rate} for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)]
 SCORED = (
     "Scored by 1 less the exact expected return at the end; "
@@ -205,8 +200,8 @@ PROOFS: Sequence[Proof] = (
     Proof(
         name="KLAdaptiveRate",
         make=lambda: [KLAdaptiveRate()],
-        plants=Plants(make=_wrong_rate, healthy=lambda seed: _balanced(seed, KLAdaptiveRate())),
-        fixed=lambda plant: [{"lr": rate} for rate in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)],
+        plants=Plants(make=_wrong_rate, healthy=partial(_tuned, _wrong_rate, PLANT_RATES)),
+        fixed=lambda plant: PLANT_RATES,
         real=Real(
             "PPO on CartPole-v1 from rate 0.0003",
             lambda seed, policies, settings: ppo_cartpole(seed, policies, settings, rate=3e-4),
@@ -219,7 +214,7 @@ PROOFS: Sequence[Proof] = (
         make=lambda: [KLPenalty()],
         plants=Plants(
             make=_wrong_penalty,
-            healthy=lambda seed: _balanced(seed, KLPenalty(), clipped=False, kl_coef=1.0),
+            healthy=partial(_tuned, _wrong_penalty, _coefficients("kl_coef")),
         ),
         fixed=lambda plant: _coefficients("kl_coef"),
         real=Real(
@@ -232,9 +227,7 @@ PROOFS: Sequence[Proof] = (
     Proof(
         name="EntropyTarget",
         make=lambda: [EntropyTarget(-2.0)],
-        plants=Plants(
-            make=_wrong_bonus, healthy=lambda seed: _balanced(seed, EntropyTarget(-2.0, within=0.05))
-        ),
+        plants=Plants(make=_wrong_bonus, healthy=partial(_tuned, _wrong_bonus, BONUSES)),
         fixed=lambda plant: BONUSES,
         real=Real(
             "PPO on CartPole-v1, entropy coefficient 0.3",

@@ -5,6 +5,7 @@ first and schedules come last, as the documentation says; in between the order i
 """
 
 import itertools
+import math
 from collections import Counter
 from inspect import isclass
 from types import SimpleNamespace
@@ -56,14 +57,21 @@ def together(seed):
 
 
 def moves(simulation, name):
-    """(spent, source, upwards) of every applied change of a hyperparameter; a rewind's is one change."""
-    out = []
+    """(spent, source, upwards) of every applied change of a hyperparameter; a rewind's is one change.
+
+    Upwards is meant against where the change before was to end: a ramp back up to where a rescue has left
+    the rate undoes nothing.
+    """
+    out, left = [], None
     for decision in simulation.decisions:
         action = decision.action
         changes = action.then if isinstance(action, Rewind) else (action,)
         ends = [c.value for c in changes if isinstance(c, Set | Ramp) and c.name == name]
-        if decision.applied and ends and ends[-1] != decision.before[name]:
-            out.append((decision.spent, decision.source, ends[-1] > decision.before[name]))
+        if decision.applied and ends:
+            left = decision.before[name] if left is None else left
+            if not math.isclose(ends[-1], left):
+                out.append((decision.spent, decision.source, ends[-1] > left))
+            left = ends[-1]
     return out
 
 

@@ -49,7 +49,7 @@ def test_it_begins_low_and_goes_back_to_the_start():
     simulation = simulate(off(1e-2)).run(200)
     begin, back = actions(simulation, Rewind)
     low, ramp = begin.then
-    assert begin.to == back.to == 0
+    assert begin.to == back.to == "range_test-0"
     assert begin.data == back.data == "replay"
     assert isinstance(ramp, Ramp)
     assert (ramp.shape, ramp.steps) == ("exponential", 80)

@@ -392,7 +392,7 @@ def test_it_conforms(check):
         (lambda: Schedule([]), "one Piece or more"),
         (lambda: Schedule([(100, 0.1)]), "one Piece or more"),
         (lambda: Schedule([Piece(None, 1.0), Piece(None, 0.0)]), "takes the rest"),
-        (lambda: Schedule([Piece(0.7, 1.0, "step"), Piece(0.4, 0.0)]), "pieces fit"),
+        (lambda: Schedule([Piece(0.7, 1.0, "step"), Piece(0.4, 0.0)]), "add up to 1 at most, got 1.1"),
         (lambda: Schedule([Piece(1.0, 1.0, "step"), Piece(10, 0.0)]), "pieces fit"),
         (lambda: Schedule([Piece(10, 0.0, "exponential")]), "positive"),
         (lambda: Schedule([Piece(10, 0.0)], steps=0), "at least 1"),
