@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from loops import Loop
+
+from autotune.testing import conformance
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +46,19 @@ def test_the_policy_of_ones_own_is_one_and_decides(tmp_path):
             tuner.report(loss=loop.step(batch))
     assert [d.step for d in tuner.decisions if d.applied] == [20, 30, 40, 50, 60]
     assert tuner.hyperparameters["lr"]() == 1e-2 / 2**5
+
+
+def test_the_policy_of_ones_own_holds_to_the_rules():
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class " in block)
+    names = {}
+    exec(code, names)
+    conformance.check(names["HalveWhenWorse"])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_link_of_the_pages_exists(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def test_every_link_and_command_exists():
