@@ -7,7 +7,7 @@ from autotune import policies
 from autotune.benchmarks.library.pictures import draw
 from autotune.benchmarks.library.proof import Plants, Proof, Real, on_healthy, on_plants, on_real, rates
 from autotune.benchmarks.library.table import Row, markdown, proofs
-from autotune.policies import Plateau, UpdateRatio
+from autotune.policies import CapacityAdvisor, Plateau, UpdateRatio
 from autotune.testing import Task, TrainingPlant
 
 WRAPPERS = {"Patience", "Cooldown", "WarmUp", "OnlyBetween", "EveryN", "Limit"}
@@ -29,10 +29,10 @@ def test_every_policy_has_a_proof():
 
 
 def test_arms_are_paired_and_the_best_fixed_one_is_at_least_nothing():
-    scores = on_plants(proof(make=list), range(1000, 1004))
+    scores = on_plants(proof(make=lambda: [CapacityAdvisor(0.0)]), range(1000, 1004))
     assert scores.policy == scores.nothing
     assert all(f <= n for f, n in zip(scores.fixed, scores.nothing, strict=True))
-    assert (on_healthy(proof(make=list), range(1000, 1002)) == 1).all()
+    assert (on_healthy(proof(make=lambda: [CapacityAdvisor(0.0)]), range(1000, 1002)) == 1).all()
 
 
 @pytest.mark.parametrize("failure", [np.nan, np.inf])

@@ -11,7 +11,7 @@ import typer
 
 from .pictures import draw
 from .proof import Proof
-from .table import HEALTHY, PLANTS, markdown, measure, proofs
+from .table import HEALTHY, PLANTS, Row, markdown, measure, proofs
 
 app = typer.Typer(add_completion=False, help="The policy library, proved.")
 Only = Annotated[list[str] | None, typer.Option(help="Names of proofs; all unless given.")]
@@ -29,11 +29,12 @@ def table(
     if context.invoked_subcommand is not None:
         return
     chosen = _chosen(only)
-    rows = list(measure(chosen, plants, healthy))
-    text = markdown(rows)
-    print(text)
-    if out is not None:
-        out.write_text(text)
+    rows: list[Row] = []
+    for row in measure(chosen, plants, healthy):
+        rows.append(row)
+        if out is not None:  # as far as it goes
+            out.write_text(markdown(rows))
+    print(markdown(rows))
     sys.exit(any(row.faults for row in rows))
 
 
