@@ -264,11 +264,14 @@ class MlflowRun:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 plot_run(journal, Path(folder) / "timeline.png")
-                for name in range_tests(journal):
-                    plot_against(journal, name, Path(folder) / f"range-{name.replace('/', '-')}.png")
             except Exception as error:  # a picture less is no reason to hold back the rest
                 print(f"the picture could not be drawn: {error!r}", file=sys.stderr)
                 return
+            try:
+                for name in range_tests(journal):
+                    plot_against(journal, name, Path(folder) / f"range-{name.replace('/', '-')}.png")
+            except Exception as error:  # as above
+                print(f"a range could not be drawn: {error!r}", file=sys.stderr)
             self._client.log_artifacts(self._run, folder, PREFIX.rstrip("/"))
         self._note("picture", state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from ..inplace import copied
 from ..plant import Plant
 from ..records import TuneError
+from .parts import PLAIN, attributes
 from .undo import Undo
 
 
@@ -52,6 +54,9 @@ class Bench:
             for name in group["params"]
         }
         """Parameters that some optimizer of the run holds."""
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self.others = {name for name in self.held if id(self.parameters.get(name)) not in own}
+        """Those that only another optimizer holds, as of an adversary."""
 
     @property
     def trained(self) -> list[Tensor]:
@@ -81,6 +86,7 @@ class Bench:
         value = self.loss(batch)
         if value.requires_grad:
             self.gradients += 1
+            self.undo.set_aside(_grown(value))  # not backward(inputs=...), which checkpointing refuses
             value.backward()
         return value.detach()
 
@@ -92,18 +98,41 @@ def late(deadline: float) -> bool:
 
 def leaves(batch: Any, path: str = "") -> dict[str, Tensor]:
     """The tensors and numeric arrays of a batch by their place in it, in the batch's own order."""
+    return _leaves(batch, path, frozenset())
+
+
+def _leaves(batch: Any, path: str, above: frozenset[int]) -> dict[str, Tensor]:
+    if id(batch) in above:  # a tree whose nodes know their parents
+        return {}
+    above |= {id(batch)}
     match batch:
         case Tensor():
             return {path or "batch": batch.detach()}
-        case np.ndarray() if batch.dtype.kind in "biufc":
-            return {path or "batch": torch.as_tensor(batch)}
+        case np.ndarray() if batch.dtype.kind in "biufc" and batch.dtype.char not in "gG":
+            return {path or "batch": torch.as_tensor(np.require(batch, requirements=["C", "W"]))}
+        case _ if isinstance(batch, (*PLAIN, Enum)):
+            return {}
         case Mapping():
             parts = [(f"[{key!r}]", part) for key, part in batch.items()]
         case list() | tuple():
             parts = [(f"[{i}]", part) for i, part in enumerate(batch)]
         case _:
-            parts = [(f".{key}", part) for key, part in getattr(batch, "__dict__", {}).items()]
-    return {name: leaf for key, part in parts for name, leaf in leaves(part, path + key).items()}
+            parts = [(f".{key}", part) for key, part in attributes(batch).items()]
+    return {name: leaf for key, part in parts for name, leaf in _leaves(part, path + key, above).items()}
+
+
+def _grown(value: Tensor) -> list[Tensor]:
+    """The leaves of the graph that get a gradient from a backward pass."""
+    waiting, seen, found = [value.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            found.append(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def examples(batch: Any) -> int:
@@ -115,7 +144,7 @@ def head(batch: Any, count: int) -> Any:
     """The first `count` samples of a batch; the batch itself where its tensors do not share a first axis."""
     found = [leaf for leaf in leaves(batch).values() if leaf.ndim]
     sizes = {len(leaf) for leaf in found}
-    if len(sizes) != 1 or min(sizes) <= count:
+    if len(sizes) != 1 or min(sizes) <= count or any(leaf.layout is not torch.strided for leaf in found):
         return batch
     return _cut(batch, count)
 

@@ -18,6 +18,8 @@ NARROW = 8
 """Bytes of a sample below which equal samples say nothing."""
 SORTED = 6.0
 """Standard errors by which neighbours have the same label more often than in random order."""
+ORDERED = 4
+"""Batches of a pass from which the same order is hardly luck."""
 FEWEST = 32
 """Samples without which labels and features are not judged."""
 SPREAD = 1000.0
@@ -33,7 +35,7 @@ def loader(first: Reading, again: Reading, fixed: bool) -> list[Finding]:
         fixed: whether the loader is a mere list, which has an order by nature.
     """
     findings = []
-    count = len(first.digests)
+    count = first.count
     if not count:
         return [
             Finding(
@@ -44,8 +46,16 @@ def loader(first: Reading, again: Reading, fixed: bool) -> list[Finding]:
                 "Check the length of the data set against batch size and drop_last.",
             )
         ]
-    repeats = count - len(set(first.digests))
-    if repeats:
+    if not first.digests:
+        text = f"{count} batches read, in which no plain tensors are seen: they cannot be told apart."
+        findings.append(Finding(LOADER, "note", text, "Repetitions and order are not looked for."))
+    repeats = len(first.digests) - len(set(first.digests))
+    whole = fixed and len(set(first.digests)) == 1
+    if repeats and whole:
+        text = f"The list holds one and the same batch {count} times."
+        means = "Fine where it is the whole data set; otherwise the network sees nothing else."
+        findings.append(Finding(LOADER, "note", text, means, figures={"repeats": repeats, "batches": count}))
+    elif repeats:
         row = sum(a == b for a, b in zip(first.digests, first.digests[1:], strict=False))
         findings.append(
             Finding(
@@ -58,7 +68,7 @@ def loader(first: Reading, again: Reading, fixed: bool) -> list[Finding]:
             )
         )
     shown = len(again.digests)
-    if count > 1 and shown > 1 and not repeats and again.digests == first.digests[:shown]:
+    if shown >= ORDERED and not repeats and again.digests == first.digests[:shown]:
         findings.append(
             Finding(
                 LOADER,

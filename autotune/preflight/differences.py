@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..inplace import copied
 from .bench import Bench, late
@@ -49,17 +50,31 @@ def differences(bench: Bench, batch: Any, deadline: float, stops: Sequence[str])
 
     Source: Gill, Murray and Wright, Practical Optimization (1981), section 4.6, for the steps.
     """
+    if late(deadline):
+        return _undecided("There was no time for it; give more seconds.")
     bench.undo.back()
     size = sum(p.numel() for p in bench.parameters.values())
-    if size <= LARGE:
-        try:
-            with _double(bench.model) as parameters:
-                wide = copied(batch, lambda t: t.double() if t.is_floating_point() else t.clone())
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in bench.model.modules())
+    if size <= LARGE and not scripted:
+        with _double(bench.model) as parameters:
+            wide = copied(batch, lambda t: t.double() if t.is_floating_point() else t.clone())
+            if _computes(bench, wide):
                 return _compare(bench, parameters, wide, deadline, stops)
-        except Exception:  # the user's code insists on single precision, in whatever words
-            bench.undo.back()
+        bench.undo.back()
     named: dict[str, Tensor] = {n: p for n, p in bench.model.named_parameters() if p.requires_grad}
     return _compare(bench, named, batch, deadline, stops)
+
+
+def _computes(bench: Bench, batch: Any) -> bool:
+    """Whether loss and gradient can be had of it."""
+    try:
+        value = bench.loss(batch)
+        if value.requires_grad:
+            bench.gradients += 1
+            value.backward()
+    except Exception:  # the user's code, or a kernel, insists on single precision, in whatever words
+        return False
+    return True
 
 
 def _compare(
@@ -79,9 +94,13 @@ def _compare(
             loss.backward()
         return loss.detach()
 
-    with torch.enable_grad():
-        first = value(backward=True)
-    gradients = {n: p.grad.detach().clone() for n, p in named.items() if p.grad is not None}
+    def slopes() -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.enable_grad():
+            loss = value(backward=True)
+        found = {n: p.grad.detach() for n, p in named.items() if p.grad is not None}
+        return loss, {n: g.to_dense() if g.is_sparse else g.clone() for n, g in found.items()}
+
+    first, gradients = slopes()
     with torch.no_grad():
         if not math.isfinite(first) or not gradients:
             return _undecided("There is no finite loss with a gradient.")
@@ -92,6 +111,7 @@ def _compare(
             )
         counts = {"agree": 0, "differ": 0, "unknown": 0}
         bad: dict[str, tuple[float, float]] = {}
+        directions: list[tuple[str, Tensor]] = []
         for name, direction in _directions(gradients, first.dtype):
             if late(deadline):
                 break
@@ -99,7 +119,39 @@ def _compare(
             counts[verdict] += 1
             if verdict == "differ":
                 bad.setdefault(name, (slope, difference))
+                directions.append((name, direction))
+        if bad and stops:
+            try:
+                with torch.enable_grad(), _Flowing():
+                    whole = slopes()[1]
+            except Exception:  # what relied on a stop, as a change in place: nothing is known
+                whole = {}
+            if any(
+                name in whole and _judge(value, named[name].data, way, whole[name], first)[0] == "differ"
+                for name, way in directions
+            ):
+                stops = ()
     return _told(counts, bad, first.dtype, stops)
+
+
+class _Flowing(TorchFunctionMode):
+    """Within `with`, detach() and no_grad() stop no gradients."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("detach", "detach_"):
+            return args[0]
+        if name == "_set_grad_enabled":
+            return None
+        if name in ("numpy", "__array__"):  # for which a gradient has to be stopped
+            args = (args[0].detach(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def _directions(gradients: dict[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -117,7 +169,7 @@ def _directions(gradients: dict[str, Tensor], dtype: torch.dtype) -> Iterator[tu
         random = torch.randint(gradient.numel(), (COORDINATES - 1,), generator=draws).tolist()
         for index in dict.fromkeys([int(gradient.abs().argmax()), *random]):
             direction = torch.zeros_like(gradient)
-            direction.view(-1)[index] = 1
+            direction[torch.unravel_index(torch.tensor(index), direction.shape)] = 1
             yield name, direction
 
 

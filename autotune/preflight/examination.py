@@ -84,12 +84,12 @@ def examine(
                 few = handful(bench, batches[0])
                 until = time.perf_counter() + DIFFERENCES * left
                 findings.append(differences(bench, few, until, list(seen.stops)))
-                findings.append(overfitting(bench, few, start + seconds))
+                findings.append(overfitting(bench, few, start + seconds, clock.step))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(
         findings=tuple(findings),
         step=clock.step,
-        batches=len(first.digests),
+        batches=first.count,
         losses=bench.losses,
         gradients=bench.gradients,
         seconds=time.perf_counter() - start,

@@ -70,6 +70,14 @@ def untrained(bench: Bench, none: set[str], zero: set[str], batches: Sequence[An
             )
         ]
     findings = []
+    if others := none & bench.others:
+        what, means = (
+            "no gradient from this loss.",
+            "Another optimizer holds them: its own loss is to train them.",
+        )
+        figures = {"parameters": len(others)}
+        findings.append(Finding(CHECK, "note", f"{_names(others)}: {what}", means, figures=figures))
+    zero, none = zero - none - bench.others, none - others
     if none:
         findings.append(
             Finding(
@@ -81,9 +89,9 @@ def untrained(bench: Bench, none: set[str], zero: set[str], batches: Sequence[An
                 {"parameters": len(none)},
             )
         )
-    if zero - none:
+    if zero:
         _shake(bench)
-        dead = (zero - none) & missing(bench, batches)[1]
+        dead = zero & missing(bench, batches)[1]
         if dead:
             findings.append(
                 Finding(

@@ -58,6 +58,9 @@ def initial_loss(
             )
         ]
     findings = [f for term in seen.terms.values() for f in _complaints(term)]
+    if seen.failed:
+        means = "Terms and activations there are not judged."
+        findings.append(Finding(CHECK, "note", f"Looking on failed at {seen.failed}.", means))
     if chance is not None:
         return [*findings, _against_chance(mean, chance, step)]
     judged = [t for t in seen.terms.values() if t.family != "regression" or _given(t.target, batches)]
@@ -154,12 +157,11 @@ def _above(found: str, figures: dict[str, float]) -> Finding:
 def _below(found: str, figures: dict[str, float]) -> Finding:
     return Finding(
         CHECK,
-        "warning",
+        "note",
         found,
-        "The network knows the answers before it has learned: the target leaks into the input, or the "
-        "weights are trained already.",
-        "If the weights are new, look for the target among the inputs, also shifted by one (a causal mask "
-        "that is missing).",
+        "The network knows the answers before it has learned: the weights are trained already, or the target "
+        "leaks into the input.",
+        "If the weights are new, look for the target among the inputs.",
         figures,
     )
 

@@ -35,11 +35,15 @@ def draw(layers: Sequence[Layer], path: Path) -> Figure:
     """
     if not layers:
         raise TuneError("histograms need layers, got none: the loss ran through no module of the model")
+    some = ""
     if len(layers) > ROWS:
+        some = f"; {ROWS} of {len(layers)} layers"
         layers = [layers[i] for i in np.linspace(0, len(layers) - 1, ROWS).round().astype(int)]
     figure = Figure(figsize=(WIDTH, 0.9 + 1.1 * len(layers)), layout="constrained")
     grid = figure.subplots(len(layers), 2, squeeze=False)
-    for column, text in enumerate(("activations (output of the layer)", "gradients (of its parameters)")):
+    for column, text in enumerate(
+        (f"activations (output of the layer{some})", "gradients (of its parameters)")
+    ):
         grid[0][column].set_title(text, loc="left", fontsize=LARGE, color=INK, pad=8)
     for (left, right), layer in zip(grid, layers, strict=True):
         _histogram(left, layer.activations, BLUE)

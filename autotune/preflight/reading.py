@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..inplace import copied
 from .bench import late, leaves
 
 WATCHED = 4
@@ -25,7 +26,7 @@ class Reading:
     batches: list[Any] = field(default_factory=list)
     """The first ones."""
     digests: list[bytes] = field(default_factory=list)
-    """Of each whole batch."""
+    """Of each whole batch, of those that are tensors."""
     samples: list[bytes] = field(default_factory=list)
     """Of each sample's input, in order; empty where a batch has no samples that could be told apart."""
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -34,8 +35,8 @@ class Reading:
     """Batches in which a leaf was not finite, by its place."""
     width: int = 0
     """Bytes of a sample's input."""
-    whole: bool = False
-    """Whether the pass was read to its end."""
+    count: int = 0
+    """Batches that were read."""
 
 
 def read(loader: Any, deadline: float, most: int | None = None) -> Reading:
@@ -51,14 +52,14 @@ def read(loader: Any, deadline: float, most: int | None = None) -> Reading:
     for batch in stream:
         named = leaves(batch)
         if len(reading.batches) < WATCHED:
-            reading.batches.append(batch)
-        reading.digests.append(_digest(named.values()))
+            reading.batches.append(copied(batch, torch.clone))  # a loader may fill one buffer again and again
+        reading.count += 1
+        if named and all(leaf.layout is torch.strided for leaf in named.values()):
+            reading.digests.append(_digest(named.values()))
         _samples(reading, named)
-        enough = len(reading.digests) >= most if most else len(reading.samples) >= SAMPLES
-        if enough or (late(deadline) and len(reading.digests) >= WATCHED):
+        enough = reading.count >= most if most else len(reading.samples) >= SAMPLES
+        if enough or (late(deadline) and reading.count >= WATCHED):
             break
-    else:
-        reading.whole = True
     return reading
 
 
@@ -76,17 +77,20 @@ def _samples(reading: Reading, named: dict[str, Tensor]) -> None:
     for name, leaf in split.items():
         if not leaf.is_floating_point() and leaf.numel() == count:
             reading.columns.setdefault(name, []).append(leaf.reshape(-1).long())
-    inputs = max(split.values(), key=lambda leaf: leaf.nbytes)
-    reading.width = inputs.nbytes // count
-    rows = _bytes(inputs).reshape(count, -1).numpy()
+    # The input is not known: all leaves with more than one entry a sample, which no label and no length has.
+    inputs = [leaf for leaf in split.values() if leaf.numel() > count]
+    inputs = inputs or [leaf for leaf in split.values() if leaf.is_floating_point()]
+    if not inputs:
+        return
+    rows = torch.cat([_bytes(leaf).reshape(count, -1) for leaf in inputs], 1).numpy()
+    reading.width = rows.shape[1]
     reading.samples += [hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows]
 
 
 def _digest(tensors: Iterable[Tensor]) -> bytes:
     digest = hashlib.blake2b(digest_size=12)
     for tensor in tensors:
-        if tensor.layout is torch.strided:
-            digest.update(_bytes(tensor).numpy().tobytes())
+        digest.update(_bytes(tensor).numpy().tobytes())
     return digest.digest()
 
 

@@ -134,7 +134,7 @@ class Report:
 def record(report: Report, folder: Path, pictures: bool) -> None:
     """Write the table, and the picture if it is wanted, into a run's folder; each is whole or not there."""
     table, picture = (folder / name for name in FILES)
-    if pictures:
+    if pictures and report.layers:
         report.save_histograms(part := picture.with_suffix(".part.png"))
         os.replace(part, picture)
     part = table.with_suffix(".part")

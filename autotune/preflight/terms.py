@@ -80,7 +80,7 @@ def _cross_entropy(input: Tensor, target: Tensor, *args: Any, ignore_index: int 
     scores = input.detach().float()
     classes = scores.shape[1 if scores.ndim > 1 else 0]
     name = f"cross_entropy over {classes} classes"
-    softmax = bool((scores >= 0).all()) and _sums_to(scores.sum(1 if scores.ndim > 1 else 0), 1)
+    softmax = bool((scores >= 0).all()) and _sums_to_one(scores.sum(1 if scores.ndim > 1 else 0))
     losses = F.cross_entropy(scores, target, ignore_index=ignore_index, reduction="none")
     return _classes(name, losses, target, classes, ignore_index, "softmax" if softmax else "")
 
@@ -88,7 +88,7 @@ def _cross_entropy(input: Tensor, target: Tensor, *args: Any, ignore_index: int 
 def _nll_loss(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Term:
     scores = input.detach().float()
     classes = scores.shape[1 if scores.ndim > 1 else 0]
-    normal = _sums_to(scores.exp().sum(1 if scores.ndim > 1 else 0), 1)
+    normal = _sums_to_one(scores.exp().sum(1 if scores.ndim > 1 else 0))
     losses = F.nll_loss(scores, target, ignore_index=ignore_index, reduction="none")
     name = f"nll_loss over {classes} classes"
     return _classes(name, losses, target, classes, ignore_index, "" if normal else "logarithm")
@@ -96,7 +96,8 @@ def _nll_loss(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -10
 
 def _classes(name: str, losses: Tensor, target: Tensor, classes: int, ignored: int, complaint: str) -> Term:
     if target.is_floating_point():  # probabilities of the classes
-        counts = target.detach().movedim(1, -1).reshape(-1, classes).double().sum(0)
+        rows = target.detach().movedim(1, -1) if target.ndim > 1 else target.detach()
+        counts = rows.reshape(-1, classes).double().sum(0)
         return Term(name, "classes", losses.flatten(), counts, target.detach(), complaint)
     valid = target.flatten() != ignored
     counts = torch.bincount(target.flatten()[valid], minlength=classes).double()
@@ -116,7 +117,7 @@ def _binary(input: Tensor, target: Tensor, *_: Any, **__: Any) -> Term:
 
 def _regression(name: str) -> Callable[..., Term]:
     def term(input: Tensor, target: Tensor, *_: Any, **__: Any) -> Term:
-        complaint = "" if input.shape == target.shape else "shape"
+        complaint = "" if input.shape == target.shape or not target.ndim else "shape"  # one number is meant
         difference = input.detach().float() - target.detach().float()
         losses = difference.square() if name == "mse_loss" else difference.abs()
         return Term(name, "regression", _few(losses), _few(target), target.detach(), complaint)
@@ -138,5 +139,5 @@ def _few(values: Tensor) -> Tensor:
     return values.detach().float().flatten()[:FEW].clone()
 
 
-def _sums_to(sums: Tensor, total: float) -> bool:
-    return bool((sums - total).abs().max() < 1e-3)  # sync: a preflight may wait
+def _sums_to_one(sums: Tensor) -> bool:
+    return bool((sums - 1).abs().max() < 1e-3)  # sync: a preflight may wait

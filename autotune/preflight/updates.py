@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,15 @@ BAND = (1e-4, 1e-2)
 """Where ‖Δw‖/‖w‖ of a step usually lies."""
 WALL, REPLACED = 0.3, 1.0
 """Where the rate is too high for a group; where, for the median of groups, no weights are left."""
-LOW = 1e-6
+LOW = 2e-5
+"""Where weights are hardly moved: a note for the median, a warning for all groups without a scheduler."""
 SHOWN = 3
 
 
 def updates(bench: Bench, batch: Any, groups: Mapping[str, Sequence[Tensor]]) -> list[Finding]:
     """‖Δw‖/‖w‖ of one step of the run's own optimizer, by layer group; the caller undoes the step.
 
-    Groups whose weights are all 0 are left out. Clipping in the loop's own code is not seen.
+    Tensors that are 0, or whose gradient is, are left out. Clipping in the loop's own code is not seen.
 
     Args:
         bench: for the gradient.
@@ -34,30 +36,43 @@ def updates(bench: Bench, batch: Any, groups: Mapping[str, Sequence[Tensor]]) ->
     Source: the band is Karpathy's (CS231n, 2015); 0.3 is where training breaks off (docs/preflight.md).
     """
     bench.gradient(batch)
-    before = {id(p): p.detach().clone() for p in bench.trained if p.grad is not None}
+    with_gradient = [
+        p for p in bench.trained if p.grad is not None and _norm([p.grad]) and _norm([p.detach()])
+    ]
+    before = {id(p): p.detach().clone() for p in with_gradient}
+    kind = type(bench.optimizer)
+    closure = Finding(CHECK, "note", f"{kind.__name__} wants a closure, which only the loop has.")
+    given = inspect.signature(kind.step).parameters.get("closure")
+    if given is not None and given.default is inspect.Parameter.empty:  # LBFGS and its kind
+        return [closure]
     try:
         bench.optimizer.step()
-    except TypeError:  # LBFGS and its kind
-        text = f"{type(bench.optimizer).__name__} wants a closure, which only the loop has."
-        return [Finding(CHECK, "note", text)]
-    ratios = {}
+    except Exception as error:  # an optimizer of the user's own may raise whatever it likes
+        if "closure" in str(error).lower():
+            return [closure]
+        found = f"{kind.__name__}.step() raises {type(error).__name__}: {error}"
+        return [Finding(CHECK, "warning", found, "The loop's own call will raise it too.", "Mend step().")]
+    ratios, matrices = {}, set()
     for name, tensors in groups.items():
         moved = [p for p in tensors if id(p) in before]
-        weight = _norm([before[id(p)] for p in moved])
-        if weight > 0:
+        if moved:
             step = _norm([p.detach() - before[id(p)] for p in moved])
-            ratios[name] = step / weight
+            ratios[name] = step / _norm([before[id(p)] for p in moved])
+            if any(p.ndim > 1 for p in moved):
+                matrices.add(name)
     if not ratios:
         return [Finding(CHECK, "note", "No weights were moved that are not 0: there is no ratio.")]
     middle, top = statistics.median_low(ratios.values()), max(ratios.values())
     order = sorted(ratios, key=lambda name: -ratios[name])
-    shown = ", ".join(f"{name} {ratios[name]:.1e}" for name in order[:SHOWN])
-    found = f"One step moves the weights by {middle:.1e} of their size (median of groups; most: {shown})."
+    shown = ", ".join(f"{name} {ratios[name]:.2g}" for name in order[:SHOWN])
+    found = f"One step moves the weights by {middle:.2g} times their size (median of groups; most: {shown})."
     figures = {"median": middle, **ratios}
-    if not math.isfinite(top):
+    if not all(map(math.isfinite, ratios.values())):
         return [Finding(CHECK, "error", "After one step the weights are not finite.", figures=figures)]
-    if top >= WALL:
-        factor = BAND[1] / (middle if middle >= WALL else top)
+    order = [name for name in order if name in matrices]  # a gain or a bias may begin near 0
+    wall = ratios[order[0]] if order else 0.0
+    if wall >= WALL:
+        factor = BAND[1] / (middle if middle >= WALL else wall)
         return [
             Finding(
                 CHECK,
@@ -69,18 +84,22 @@ def updates(bench: Bench, batch: Any, groups: Mapping[str, Sequence[Tensor]]) ->
             )
         ]
     if middle < LOW:
-        still = middle == 0
+        still = top == 0
+        scheduled = any(
+            "initial_lr" in group for group in bench.optimizer.param_groups
+        )  # schedulers leave it
         return [
             Finding(
                 CHECK,
-                "note" if still else "warning",
+                "note" if still or scheduled or top >= LOW else "warning",
                 found,
                 "The first step is of size 0, as at the start of a warm-up."
                 if still
-                else f"Usual are {BAND[0]:g} to {BAND[1]:g}: at this pace nothing is learned.",
+                else f"Usual are {BAND[0]:g} to {BAND[1]:g}: little is learned at this pace, unless a "
+                "warm-up begins here.",
                 "If there is no warm-up, look at the rate."
                 if still
-                else f"Raise the rate {BAND[0] / middle:.0e} times.",
+                else f"Raise the rate {BAND[0] / middle:.0g} times.",
                 figures,
             )
         ]

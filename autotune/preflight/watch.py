@@ -35,7 +35,6 @@ _FIRST = _CONVOLUTIONS | _PRODUCTS | _NORMS | {"embedding", "embedding_bag"}
 class Site:
     """One activation function at one place of the model, over all the batches that were watched."""
 
-    kind: str
     zero: Tensor | None = None
     """Of a function that cuts off at 0: which units were 0 on every sample; bool, (units,)."""
     ended: int = 0
@@ -61,6 +60,8 @@ class Seen:
     """The first module with an output that is not finite."""
     stops: dict[str, None] = field(default_factory=dict)
     """Where gradients are stopped: by `detach`, or a module with trained parameters under `no_grad`."""
+    failed: str = ""
+    """The first function that could not be looked at, and why."""
 
 
 class Watch(TorchFunctionMode):
@@ -84,6 +85,8 @@ class Watch(TorchFunctionMode):
         self._path, self._axis, self._met = [], LAST, False
         self._times.clear()
         for name, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no such hooks
+                continue
             own = name or type(module).__name__
             self._hooks += [
                 module.register_forward_pre_hook(lambda m, a, own=own: self._path.append(own)),
@@ -107,18 +110,24 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        result = func(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                self._look(name, result, args, kwargs)
+        except Exception as error:  # whatever forms arguments may have: looking on stops no run
+            self.seen.failed = self.seen.failed or f"{name} in {self._where()}: {error!r}"
+        return result
+
+    def _look(self, name: str, result: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         if name in _FIRST:
             self._enters(name, args)
-        result = func(*args, **kwargs)
-        with torch.no_grad():
-            if name in TERMS:
-                term = TERMS[name](*args, **kwargs)
-                self.seen.terms[term.name] = term.after(self.seen.terms.get(term.name))
-            elif name in _CUT or name in _ENDED:
-                self._activation(name, result, args, kwargs)
-            elif name in _STOPS and isinstance(args[0], Tensor) and args[0].requires_grad:
-                self.seen.stops[self._where()] = None
-        return result
+        elif name in TERMS:
+            term = TERMS[name](*args, **kwargs)
+            self.seen.terms[term.name] = term.after(self.seen.terms.get(term.name))
+        elif name in _CUT or name in _ENDED:
+            self._activation(name, result, args, kwargs)
+        elif name in _STOPS and isinstance(args[0], Tensor) and args[0].requires_grad:
+            self.seen.stops[self._where()] = None
 
     def _where(self) -> str:
         return self._path[-1] if self._path else "loss"
@@ -129,6 +138,8 @@ class Watch(TorchFunctionMode):
             self.seen.stops[name] = None
         tensor = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+            return
+        if tensor.layout is not torch.strided:
             return
         values = tensor.data  # not detach(), which is watched
         if not self.seen.broken and not values.isfinite().all():  # sync: a preflight may wait
@@ -153,7 +164,7 @@ class Watch(TorchFunctionMode):
         key = f"{self._where()}: {name}"
         self._times[key] += 1
         key += f" ({self._times[key]})" if self._times[key] > 1 else ""
-        site = self.seen.sites.setdefault(key, Site(name))
+        site = self.seen.sites.setdefault(key, Site())
         if name in _CUT:
             axis = self._axis if result.ndim > 2 else LAST
             zero = (result == 0).movedim(axis, -1).flatten(0, -2).all(0) if result.ndim > 1 else result == 0
@@ -161,11 +172,13 @@ class Watch(TorchFunctionMode):
                 site.zero = zero if site.zero is None else site.zero & zero
                 site.count += result.numel()
         elif name == "softmax":
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
-            if result.shape[dim] > 1:
-                top = result.amax(dim)
-                site.ended += int((top > 1 - ENDS).sum())  # sync: a preflight may wait
-                site.count += top.numel()
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if dim is None:  # as torch chooses it then
+                dim = 0 if result.ndim in (0, 1, 3) else 1
+            # A row with one entry that is not 0 has no choice: the first of a causal mask.
+            top = result.amax(dim)[(result > 0).sum(dim) > 1]
+            site.ended += int((top > 1 - ENDS).sum())  # sync: a preflight may wait
+            site.count += top.numel()
         else:
             slope = 1 - result * result if name == "tanh" else 4 * result * (1 - result)
             site.ended += int((slope < ENDS).sum())  # sync: a preflight may wait

@@ -1,6 +1,8 @@
 """Each check finds what is sick; test_healthy.py says that it finds nothing else."""
 
+import enum
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_a_loss_below_chance_before_the_first_step(look):
         setup.optimizer.step()
     setup.optimizer.zero_grad()
     (finding,) = look(setup, "initial loss")
-    assert finding.severity == "warning"
+    assert finding.severity == "note"
     assert "leaks" in finding.means
 
 
@@ -140,7 +142,7 @@ def test_a_loss_of_its_own_is_judged_by_the_chance_that_is_given(look):
     assert unknown.severity == "note"
     assert "chance=" in unknown.remedy
     severities = [look(setup, "initial loss", chance=c)[0].severity for c in (2.3, 1.0, 20.0)]
-    assert severities == ["ok", "warning", "warning"]
+    assert severities == ["ok", "warning", "note"]
 
 
 def test_a_loss_that_is_not_finite_and_where_it_comes_from(look):
@@ -182,6 +184,14 @@ def test_outputs_that_cannot_reach_the_targets(look):
     assert finding.figures["best"] > 0.8 * finding.figures["first"]
 
 
+def test_a_constant_in_the_loss_is_no_obstacle(look):
+    setup = mlp()
+    loss = setup.loss
+    setup.loss = lambda batch: loss(batch) + 100
+    (finding,) = look(setup, "overfitting")
+    assert finding.severity == "note"
+
+
 def test_dropout_and_noise_are_no_obstacle(look):
     setup = mlp()
     setup.model[2].p = 0.8
@@ -191,6 +201,7 @@ def test_dropout_and_noise_are_no_obstacle(look):
 
 def test_too_little_time_is_said(look):
     setup = mlp()
+    assert "no time" in look(setup, "overfitting", seconds=1e-6)[0].found
     assert [look(setup, check, seconds=1e-6)[0].severity for check in ("overfitting", "differences")] == [
         "note",
         "note",
@@ -230,6 +241,28 @@ class Wrong(nn.Module):
         if self.how == "function":
             return Doubled.apply(x)
         return x * x.detach().tanh()
+
+
+def test_a_detach_elsewhere_excuses_no_wrong_function(look):
+    """As for a metric."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), Wrong("function"), nn.Linear(32, 10))
+    setup = classifier(model)
+
+    def loss(batch):
+        outputs = model(batch[0])
+        outputs.detach().numpy().argmax(1)
+        return F.cross_entropy(outputs, batch[1])
+
+    setup.loss = loss
+    (finding,) = look(setup, "differences")
+    assert finding.severity == "warning"
+
+
+def test_weights_that_do_not_lie_in_rows_are_compared_in_double_precision(look):
+    setup = HEALTHY["convolutional"]()
+    setup.model.to(memory_format=torch.channels_last)
+    (finding,) = look(setup, "differences")
+    assert (finding.severity, finding.figures["bits"]) == ("ok", 64)
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -434,16 +467,172 @@ def test_an_optimizer_that_wants_a_closure(look):
     assert "closure" in finding.found
 
 
+@pytest.mark.parametrize(
+    ("error", "severity"), [(TypeError("1 + 'a'"), "warning"), (AssertionError("requires closure"), "note")]
+)
+def test_an_optimizer_whose_step_raises(look, error, severity):
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            raise error
+
+    setup = mlp()
+    setup.optimizer = Own(setup.model.parameters(), lr=0.1)
+    (finding,) = look(setup, "update ratio")
+    assert finding.severity == severity
+    assert severity == "note" or str(error) in finding.found
+
+
+def test_a_low_rate_is_a_warning_only_without_a_scheduler(look):
+    setup = classifier(mlp().model, rate=1e-6)
+    assert look(setup, "update ratio")[0].severity == "warning"
+    torch.optim.lr_scheduler.LinearLR(setup.optimizer, start_factor=1.0)
+    (finding,) = look(setup, "update ratio")
+    assert finding.severity == "note"
+    assert "warm-up begins here" in finding.means
+
+
+def test_a_gain_near_0_may_move_far(look):
+    class Gain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(1e-4))
+
+        def forward(self, x):
+            return (1 + self.gain) * x
+
+    assert look(classifier(nn.Sequential(*mlp().model, Gain())), "update ratio")[0].severity == "ok"
+
+
+def test_what_another_optimizer_trains_is_a_note(look):
+    model = Parts()
+    model.muted.requires_grad_(False)
+    setup = classifier(model)
+    setup.optimizer = torch.optim.AdamW(model.used.parameters())
+    setup.tuner_arguments = {"stateful": {"other": torch.optim.AdamW(model.unused.parameters())}}
+    (finding,) = look(setup, "gradients")
+    assert finding.severity == "note"
+    assert finding.found == "unused.bias, unused.weight: no gradient from this loss."
+
+
+# --- forms that only have to be survived -------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension", "ignore:.*torch.jit")
+@pytest.mark.parametrize("how", ["softmax", "sparse", "script", "one probability row"])
+def test_looking_on_stops_no_run(look, how):
+    setup = mlp()
+    if how == "softmax":
+        loss = setup.loss
+        setup.loss = lambda batch: loss(batch) + 0 * nn.Softmax()(setup.model(batch[0])).sum()
+    elif how == "sparse":
+        model = nn.Sequential(nn.Embedding(17, 4, sparse=True), nn.Flatten(), nn.Linear(256, 10))
+        setup = classifier(model, inputs=(16 * IMAGES).long())
+        setup.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    elif how == "script":
+        setup = classifier(torch.jit.script(mlp().model))
+    else:
+        setup.loss = lambda batch: torch.stack(
+            [
+                F.cross_entropy(row, F.one_hot(digit, 10).to(row.dtype))
+                for row, digit in zip(setup.model(batch[0]), batch[1], strict=True)
+            ]
+        ).mean()
+    for check in ("units", "differences", "overfitting"):
+        assert {f.severity for f in look(setup, check, seconds=5)} <= {"ok", "note"}
+    assert not any("Looking on failed" in f.found for f in look(setup, "initial loss", seconds=5))
+
+
+def test_a_function_that_cannot_be_looked_at_is_a_note(look):
+    setup = mlp()
+    loss = setup.loss
+    names = SimpleNamespace(scores=torch.ones(2))
+
+    class Odd:
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return names.scores.sum()
+
+    setup.loss = lambda batch: loss(batch) + 0 * F.mse_loss(Odd(), torch.ones(2))
+    findings = look(setup, "initial loss")
+    assert [f.severity for f in findings if "Looking on failed at mse_loss in" in f.found] == ["note"]
+
+
 # --- data --------------------------------------------------------------------------------------------------
 
 
 def test_the_same_batch_again_and_again(look):
     setup = mlp()
     batch = next(iter(setup.loader))
-    setup.loader = [batch] * 5
+    setup.loader = DataLoader([batch] * 5, batch_size=None)
     (finding,) = look(setup, "loader")
     assert finding.severity == "error"
     assert finding.figures == {"repeats": 4, "in_a_row": 4, "batches": 5}
+    setup.loader = [batch] * 5  # as full-batch training is written
+    (finding,) = look(setup, "loader")
+    assert finding.severity == "note"
+
+
+def test_two_batches_in_the_same_order_are_luck(look):
+    setup = mlp()
+    setup.loader = DataLoader(TensorDataset(IMAGES[:2], DIGITS[:2]), 1)
+    (finding,) = look(setup, "loader")
+    assert finding.severity == "ok"
+
+
+class Slotted:
+    __slots__ = ("digits", "images")
+
+    def __init__(self, items):
+        self.images, self.digits = (torch.stack(part) for part in zip(*items, strict=True))
+
+
+class Split(enum.Enum):
+    TRAIN = 1
+
+
+def strings(items):
+    return [" ".join(map(str, image.tolist())) for image, _ in items], [str(int(d)) for _, d in items]
+
+
+@pytest.mark.parametrize(
+    ("collate", "parts", "severity"),
+    [
+        (
+            strings,
+            lambda b: (
+                torch.tensor([[float(v) for v in text.split()] for text in b[0]]),
+                torch.tensor([int(digit) for digit in b[1]]),
+            ),
+            "note",
+        ),
+        (Slotted, lambda b: (b.images, b.digits), "ok"),
+        (
+            lambda items: {"of": Split.TRAIN, "it": Slotted(items)},
+            lambda b: (b["it"].images, b["it"].digits),
+            "ok",
+        ),
+        (
+            lambda items: [Slotted(items).images.to_sparse(), Slotted(items).digits],
+            lambda b: (b[0].to_dense(), b[1]),
+            "note",
+        ),
+        (
+            lambda items: (Slotted(items).images.numpy()[:, ::-1], Slotted(items).digits),
+            lambda b: (torch.from_numpy(b[0].copy()), b[1]),
+            "ok",
+        ),
+    ],
+    ids=["strings", "slots", "enum", "sparse", "negative strides"],
+)
+def test_batches_of_any_kind(tmp_path, collate, parts, severity):
+    setup = mlp()
+    loss = setup.loss
+    setup.loss = lambda batch: loss(parts(batch))
+    setup.loader = DataLoader(TensorDataset(IMAGES, DIGITS), 64, shuffle=True, collate_fn=collate)
+    setup.arguments = {}
+    report = preflight(setup, tmp_path / "run", seconds=5)
+    assert report.ok, str(report)
+    assert [f.severity for f in report.findings if f.check == "loader"] == [severity]
 
 
 def test_data_in_the_order_of_their_classes(look):
@@ -474,6 +663,15 @@ def test_samples_of_the_validation_among_the_training(look):
     assert "7 = 397, 8 = 398" in finding.found
     (finding,) = look(setup, "leak", validation=setup.loader)
     assert finding.severity == "error"
+
+
+def test_masks_and_labels_that_are_alike_are_no_leak(look):
+    """Each of them is larger than the input."""
+    setup = mlp()
+    masks = torch.ones(len(IMAGES), 300)
+    setup.loader = batches_of(IMAGES[:1400], DIGITS[:1400], masks[:1400])
+    (finding,) = look(setup, "leak", validation=batches_of(IMAGES[1400:], DIGITS[1400:], masks[1400:]))
+    assert finding.severity == "ok"
 
 
 def test_values_that_are_missing(look):

@@ -93,6 +93,7 @@ def test_odd_layers_are_drawn_too(tmp_path):
     many = [Layer(f"layer.{i}", constant, nothing) for i in range(40)] + [Layer("last", broken, constant)]
     figure = draw(many, tmp_path / "many.svg")
     assert len(figure.axes) == 2 * ROWS
+    assert "16 of 41 layers" in figure.axes[0].get_title("left")
     assert figure.axes[-2].texts[0].get_text() == "not finite"
     report = Report((), 0, 0, 0, 0, 0.0)
     with pytest.raises(TuneError, match="got none"):
@@ -125,3 +126,11 @@ def test_mlflow_gets_the_page_and_the_picture_and_each_newer_one(quiet, tmp_path
         nn.init.zeros_(setup.model[3].weight)
         report = tuner.preflight(setup.loader, setup.loss, seconds=60)
     assert page() == report.to_markdown()
+
+
+def test_a_picture_of_nothing_costs_no_report(tmp_path):
+    setup = mlp()
+    setup.loader = []
+    report = preflight(setup, tmp_path / "run", validation=None, pictures=True)
+    assert (tmp_path / "run" / "preflight.md").read_text() == report.to_markdown()
+    assert not (tmp_path / "run" / "preflight.png").exists()

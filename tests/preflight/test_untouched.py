@@ -304,3 +304,84 @@ def test_a_generator_that_only_a_function_knows_is_put_back_when_it_is_named(tmp
         np.random.seed(3)
         runs.append(trained(loop, tmp_path / f"run{len(at)}", at, stateful={"noise": noise}))
     equal(*runs)
+
+
+class Order:
+    """Shuffles its indices in place, and counts its passes in a slot."""
+
+    __slots__ = ("__passes", "draws", "indices")
+
+    def __init__(self, indices):
+        self.__passes = 0
+        self.draws = np.random.default_rng(0)
+        self.indices = indices
+
+    def __iter__(self):
+        self.__passes += 1
+        self.indices[:] = self.indices[self.draws.permutation(len(self.indices))]
+        for start in range(0, 256, 32):
+            rows = self.indices[start : start + 32]
+            yield INPUTS[rows] * self.__passes, LABELS[rows]
+
+
+@pytest.mark.parametrize("make", [np.arange, torch.arange], ids=["numpy", "torch"])
+def test_indices_that_are_shuffled_in_place_and_slots_are_put_back(tmp_path, make):
+    runs = []
+    for at in ((), (0,)):
+        loop = Loop()
+        loop.loader = Order(make(256))
+        random.seed(3)
+        np.random.seed(3)
+        runs.append(trained(loop, tmp_path / f"run{len(at)}", at))
+    equal(*runs)
+
+
+class Counter:
+    calls = 0
+
+
+class Moving(torch.nn.Module):
+    """Has state that no snapshot knows of."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(INPUTS.shape[1])
+        self.noise = torch.Generator().manual_seed(4)
+        self.counter = Counter()
+        self.nested = {"a": {"calls": 0}}
+        self.array = np.zeros(1)
+
+    def forward(self, x):
+        self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+        self.counter.calls += 1
+        self.nested["a"]["calls"] += 1
+        self.array += 1
+        scale = 1 + 0.01 * (self.counter.calls + self.nested["a"]["calls"] + float(self.array[0]))
+        return (x - self.mean) / scale + 0.1 * torch.randn(x.shape, generator=self.noise)
+
+
+def test_what_a_model_is_made_of_is_put_back(tmp_path):
+    runs = []
+    for at in ((), (0,)):
+        loop = Loop()
+        moving = Moving()
+        loop.model.insert(0, moving)
+        random.seed(3)
+        np.random.seed(3)
+        losses = trained(loop, tmp_path / f"run{len(at)}", at)[0]
+        own = moving.mean, moving.array, moving.noise.get_state()
+        runs.append((losses, [t.tolist() for t in own], moving.counter.calls, moving.nested))
+    assert runs[0] == runs[1]
+
+
+def test_the_gradients_of_a_net_outside_stay(tmp_path):
+    loop = Loop()
+    (batch, *_) = loop.loader
+    with loop.tuner(tmp_path / "run") as tuner:
+        outputs = loop.model(batch[0]).shape[1]
+        critic = torch.nn.Linear(outputs, 1)
+        critic.weight.grad = kept = torch.ones_like(critic.weight)
+        tuner.preflight(loop.loader, lambda b: critic(loop.model(b[0])).square().mean(), seconds=60)
+    assert critic.weight.grad is kept
+    assert bool((kept == 1).all())
+    assert critic.bias.grad is None
