@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.optimization import GreedyLR as Theirs
 
 from autotune.policies.greedy import GreedyLR
 from autotune.records import Rewind, Set, TuneError
@@ -61,10 +62,9 @@ def test_it_holds_to_the_rules_of_policies(check):
     window=st.sampled_from([1, 20]),
 )
 def test_it_is_the_law_of_transformers_value_by_value(seed, window, **arguments):
-    transformers = pytest.importorskip("transformers.optimization")
     bounds = {"min_lr": 0.01, "max_lr": 0.5}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    theirs = transformers.GreedyLR(optimizer, smooth=window > 1, window_size=window, **bounds, **arguments)
+    theirs = Theirs(optimizer, smooth=window > 1, window_size=window, **bounds, **arguments)
     policy = GreedyLR(min_rate=0.01, max_rate=0.5, window=window, **arguments)
     values = metrics(seed)
     simulation = Simulation(Metric(values), [policy], budget=None, every=1)

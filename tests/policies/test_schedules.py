@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
+from transformers import get_inverse_sqrt_schedule, get_wsd_schedule
 
 from autotune import AutoTuner, Limits
 from autotune.actuators import beta1, learning_rate, momentum
@@ -67,8 +68,9 @@ def of_torch(make, steps, lr=PEAK):
     return rates, momenta
 
 
-def transformers(name):
-    return lambda **arguments: lambda o: getattr(pytest.importorskip("transformers"), name)(o, **arguments)
+def warmed(make, **arguments):
+    """A scheduler of transformers, from its function."""
+    return lambda optimizer: make(optimizer, **arguments)
 
 
 PAIRS = {
@@ -112,7 +114,7 @@ PAIRS = {
     ),
     "inverse_sqrt": (
         schedules.inverse_sqrt(20, 50, begin=10),
-        transformers("get_inverse_sqrt_schedule")(num_warmup_steps=20, timescale=50),
+        warmed(get_inverse_sqrt_schedule, num_warmup_steps=20, timescale=50),
     ),
     "inverse_sqrt lambda": (
         schedules.inverse_sqrt(10, begin=10),
@@ -120,11 +122,11 @@ PAIRS = {
     ),
     "wsd": (
         schedules.wsd(20, 30, shape="cosine", begin=10),
-        transformers("get_wsd_schedule")(num_warmup_steps=20, num_decay_steps=30, num_training_steps=60),
+        warmed(get_wsd_schedule, num_warmup_steps=20, num_decay_steps=30, num_training_steps=60),
     ),
     "wsd linear": (
         schedules.wsd(10, 0.5, to=0.2, start=0.2, begin=10),
-        transformers("get_wsd_schedule")(
+        warmed(get_wsd_schedule,
             num_warmup_steps=10,
             num_decay_steps=30,
             num_training_steps=60,
