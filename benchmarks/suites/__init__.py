@@ -1,0 +1,1 @@
+"""The benchmark suites: policies against properly tuned baselines."""

@@ -1,0 +1,1 @@
+"""The workloads of the suites, one a file."""

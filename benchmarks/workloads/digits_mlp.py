@@ -1,0 +1,61 @@
+"""Handwritten digits (scikit-learn's 1,797 of 8 × 8) by a multilayer perceptron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from .supervised import Batches, Kind, Supervised, split
+
+
+@dataclass(frozen=True, slots=True)
+class DigitsMLP:
+    """Two hidden layers of 128.
+
+    Args:
+        kind: of the optimizer.
+        rate: see `Workload`.
+        wrong_labels: part of the training labels that are drawn at random; the other parts are clean.
+        activation: between the layers.
+    """
+
+    kind: Kind = "adamw"
+    rate: float = 1e-3
+    wrong_labels: float = 0.0
+    activation: type[nn.Module] = nn.ReLU
+    steps: int = 1000
+
+    @property
+    def name(self) -> str:
+        """`digits-mlp-adamw`."""
+        noise = f"-noise{self.wrong_labels:g}" if self.wrong_labels else ""
+        tanh = "" if self.activation is nn.ReLU else f"-{self.activation.__name__.lower()}"
+        return f"digits-mlp-{self.kind}{tanh}{noise}"
+
+    @property
+    def epoch(self) -> int:
+        """See `Workload.epoch`."""
+        return 14
+
+    @property
+    def target(self) -> float:
+        """See `Workload.target`."""
+        return 0.15
+
+    def begin(self, seed: int, device: torch.device) -> Supervised:
+        """See `Workload.begin`."""
+        images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+        train, parts = split(images.float().to(device) / 16, labels.to(device), 300, seed)
+        random = torch.Generator().manual_seed(seed)
+        wrong = torch.rand(len(train[1]), generator=random) < self.wrong_labels
+        other = torch.randint(10, (len(train[1]),), generator=random)
+        targets = torch.where(wrong.to(device), other.to(device), train[1])
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Linear(64, 128), self.activation(), nn.Linear(128, 128), self.activation(), nn.Linear(128, 10)
+        ).to(device)
+        decay = 0.01 if self.kind == "adamw" else 0.0
+        return Supervised(model, Batches((train[0], targets), 64, seed), parts, self.kind, decay)
