@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .delivery import DeliveryError, run_link
+from .cli_bench import bench
+from .delivery import DeliveryError, run_link, target
 from .delivery import sync as deliver
 from .journal import Journal, JournalError
 from .mlflow_server import ServerError, serve
@@ -44,6 +45,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app.add_typer(bench, name="bench")
 
 Run = Annotated[
     str | None,
@@ -301,16 +303,17 @@ def mlflow_page(
 ) -> None:  # fmt: skip
     """Start MLflow's page, and print its link.
 
-    It shows the store that the run went to, on this machine only. Ctrl-C stops it.
+    It shows the store that the run went to, on this machine only; where there are no runs, the one that is
+    set. Ctrl-C stops it.
 
     Example: autotune mlflow latest --port 8080
     """
-    s = summarise(resolve(run, root))
-    if s.mlflow is None:
+    s = summarise(resolve(run, root)) if run is not None or root.is_dir() else None
+    if s is not None and s.mlflow is None:
         raise TuneError(
             f"MLflow shows runs that were delivered to it, and {s.folder} has MLflow off; see `autotune show`"
         )
-    uri = s.mlflow["tracking_uri"]
+    uri = str((target() if s is None or s.mlflow is None else s.mlflow)["tracking_uri"])
     if _remote(uri):
         print_line(_link(uri, s))
         return
@@ -361,8 +364,8 @@ def _mlflow(run: Summary) -> str:
     return _link(uri, run) if _remote(uri) else f"{uri}; `autotune mlflow {run.folder.name}` opens it"
 
 
-def _link(address: str, run: Summary) -> str:
-    assert run.mlflow is not None
-    if "experiment_id" not in run.mlflow:  # nothing has been delivered yet
+def _link(address: str, run: Summary | None) -> str:
+    mlflow = {} if run is None or run.mlflow is None else run.mlflow
+    if "experiment_id" not in mlflow:  # nothing has been delivered yet
         return f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning"
-    return run_link(address, run.mlflow["experiment_id"], run.mlflow["run_id"])
+    return run_link(address, mlflow["experiment_id"], mlflow["run_id"])

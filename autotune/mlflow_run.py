@@ -65,7 +65,7 @@ class MlflowRun:
         self._id: str = self._meta["id"]
         self._target = self._meta["mlflow"]
         uri = self._target["tracking_uri"]
-        with _first_touch(uri):
+        with first_touch(uri):
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
         self._traces = TracingClient(uri)
@@ -133,7 +133,7 @@ class MlflowRun:
         try:
             uri = self._target["tracking_uri"]
             # MLflow would put a local store's files into the current folder, which is another one in `sync`.
-            files = (_database(uri).parent / "mlruns" / name).as_uri() if _is_local(uri) else None
+            files = (database(uri).parent / "mlruns" / name).as_uri() if is_local(uri) else None
             return str(self._client.create_experiment(name, artifact_location=files))
         except MlflowException:
             found = self._client.get_experiment_by_name(name)  # another process was quicker
@@ -328,20 +328,22 @@ def _table(decisions: Sequence[Decision], outcomes: Sequence[Outcome]) -> dict[s
     return {"columns": list(COLUMNS), "data": rows}
 
 
-def _first_touch(uri: str) -> Any:
+def first_touch(uri: str) -> Any:
     """A lock round the first use of a local store: several processes at once would break it for good."""
-    if not _is_local(uri):
+    if not is_local(uri):
         return contextlib.nullcontext()
-    database = _database(uri)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{database}.lock")
+    path = database(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock")
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
+    """Whether a tracking URI is a database file on this machine."""
     return uri.startswith("sqlite:")
 
 
-def _database(uri: str) -> Path:
+def database(uri: str) -> Path:
+    """The file of a local tracking URI."""
     return Path(str(sa.make_url(uri).database)).absolute()
 
 

@@ -3,7 +3,7 @@
 `python -m autotune.benchmarks.disk [FOLDER]` prints a table and exits with 1 when a target is missed. A save
 stands against a buffered write of one file with fsync; both remove their predecessor. A load, up to the live
 plant and with every byte verified, stands against `Path.read_bytes` of the same size, both from the page
-cache. The last column, without a target, is a read into memory that is already there.
+cache. A read into memory that is already there is shown beside, without a target.
 """
 
 from __future__ import annotations
@@ -13,41 +13,37 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from autotune.checkpoints import CheckpointStore
 
-from .snapshot import SIZES, SMALL, adam_plant, alternate, ratio, settle_threads, shown
+from .figures import Figure, show
+from .snapshot import SIZES, SMALL, adam_plant, alternate, limited, milliseconds, ratio, settle_threads
 
 SAVE_LIMIT, LOAD_LIMIT = 1.5, 2.0
 
 
-def main(folder: str | None = None) -> int:
-    """Measure and print.
+def figures(folder: str | None = None) -> list[Figure]:
+    """Measure.
 
     Args:
         folder: on the disk to be measured; None: where temporary files go.
-
-    Returns:
-        The exit status: 0 when all targets are met.
     """
     settle_threads()
-    print(f"disk against raw, {torch.get_num_threads()} threads; medians of paired rounds")
-    columns = ("raw write", "save", "ratio", "raw read", "load", "ratio", "read into")
-    print(f"{'':12}" + "".join(f" {c:>{6 if c == 'ratio' else 10}}" for c in columns) + "   target")
-    missed = False
+    found: list[Figure] = []
     for label, nbytes, tensors, rounds in (*SIZES, SMALL):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             times = measure(Path(place), nbytes, tensors, rounds)
-        save, load = ratio(times, "save", "write"), ratio(times, "load", "read")
-        limited = label != SMALL[0]
-        missed |= limited and (save > SAVE_LIMIT or load > LOAD_LIMIT)
-        print(
-            f"{label:12} {shown(times['write'])} {shown(times['save'])} {save:6.2f} "
-            f"{shown(times['read'])} {shown(times['load'])} {load:6.2f} {shown(times['read into'])}   "
-            + (f"at most {SAVE_LIMIT} and {LOAD_LIMIT}" if limited else "-")
-        )
-    return int(missed)
+        for job, base, limit in (("save", "write", SAVE_LIMIT), ("load", "read", LOAD_LIMIT)):
+            found.append(Figure(f"{label}: raw {base}", milliseconds(times[base]), "ms"))
+            found.append(Figure(f"{label}: {job}", milliseconds(times[job]), "ms"))
+            found.append(
+                limited(
+                    f"{label}: {job} over raw {base}",
+                    ratio(times, job, base),
+                    None if label == SMALL[0] else limit,
+                )
+            )
+        found.append(Figure(f"{label}: read into memory", milliseconds(times["read into"]), "ms"))
+    return found
 
 
 def measure(folder: Path, nbytes: int, tensors: int, rounds: int) -> dict[str, list[float]]:
@@ -87,4 +83,4 @@ def measure(folder: Path, nbytes: int, tensors: int, rounds: int) -> dict[str, l
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(show(figures(*sys.argv[1:])))

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from autotune import AutoTuner, Rewinding
+
+from .figures import Figure, show
 
 PERCENT = 2.0
 MICROSECONDS = 20.0
@@ -50,10 +50,6 @@ class Timing(NamedTuple):
     wall: float
     """The same by the wall clock, and its standard error."""
     error: float
-
-    def over(self, target: float) -> bool:
-        """Whether the tuner adds more than `target` seconds."""
-        return self.added > target or self.wall - 2 * self.error > target
 
 
 def model_of_ten_million() -> nn.Module:
@@ -129,8 +125,8 @@ def compare(
     return result
 
 
-def main() -> int:
-    """Measure, print, and return 1 if a target is missed."""
+def figures() -> list[Figure]:
+    """Measure."""
     torch.set_num_threads(1)
     none = Rewinding(capacity=0)
     large = (model_of_ten_million, torch.optim.AdamW, torch.randn(32, 446))
@@ -139,36 +135,39 @@ def main() -> int:
     with_snapshots = compare(*large, steps=10, pairs=10, rewinding=Rewinding(every=10))
     idle = compare(*small, steps=1000, pairs=15, rewinding=none, sensors=[], sample_every=1000)
     ticking = compare(*small, steps=1000, pairs=15, rewinding=none, sensors=[])
-    snapshot = max(0.0, 10 * (with_snapshots.added - sensors.added))
-
-    table = Table("", "bare step", "added: processor", "added: wall clock", "target")
+    snapshot = max(0.0, 10 * (with_snapshots.added - sensors.added)) / SNAPSHOT_EVERY
     share = 100 / sensors.bare
-    table.add_row(
-        "all sensors on",
-        f"{1e3 * sensors.bare:.1f} ms",
-        f"{share * sensors.added:.2f} %",
-        f"{share * sensors.wall:.2f} ± {share * sensors.error:.2f} %",
-        f"{PERCENT} %",
-    )
-    table.add_row(
-        f"and a snapshot every {SNAPSHOT_EVERY} steps",
-        "",
-        f"{share * (sensors.added + snapshot / SNAPSHOT_EVERY):.2f} %",
-    )
-    for name, timing, target in (
-        ("idle, no sensors", idle, f"{MICROSECONDS} µs"),
-        ("and a tick every 10 steps", ticking, ""),
-    ):
-        table.add_row(
-            name,
-            f"{1e6 * timing.bare:.0f} µs",
-            f"{1e6 * timing.added:.1f} µs",
-            f"{1e6 * timing.wall:.1f} ± {1e6 * timing.error:.1f} µs",
-            target,
-        )
-    Console().print(table)
-    return int(sensors.over(PERCENT / 100 * sensors.bare) or idle.over(MICROSECONDS / 1e6))
+    return [
+        *_added("all sensors on", sensors, share, "%", PERCENT),
+        Figure(
+            f"and a snapshot every {SNAPSHOT_EVERY} steps: added, processor",
+            share * (sensors.added + snapshot),
+            "%",
+        ),
+        *_added("idle, no sensors", idle, 1e6, "µs", MICROSECONDS),
+        *_added("and a tick every 10 steps", ticking, 1e6, "µs", None),
+    ]
+
+
+def _added(name: str, timing: Timing, scale: float, unit: str, target: float | None) -> list[Figure]:
+    limit = "" if target is None else f"≤ {target:g}"
+    most = float("inf") if target is None else target / scale
+    by_processor, by_wall = timing.added <= most, timing.wall - 2 * timing.error <= most
+    return [
+        Figure(f"{name}: bare step", 1e6 * timing.bare, "µs"),
+        Figure(
+            f"{name}: added, processor", scale * timing.added, unit, limit, by_processor if limit else None
+        ),
+        Figure(
+            f"{name}: added, wall clock",
+            scale * timing.wall,
+            unit,
+            limit,
+            by_wall if limit else None,
+            scale * timing.error,
+        ),
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show(figures()))

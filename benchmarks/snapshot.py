@@ -23,32 +23,26 @@ from autotune.generators import Generators
 from autotune.plant import Plant
 from autotune.snapshots import SnapshotRing
 
+from .figures import Figure, show
+
 LIMIT = 1.5
 SIZES = (("100 MB", 100_000_000, 99, 31), ("1 GB", 1_000_000_000, 99, 11))
 """Label, bytes, tensors, rounds."""
 SMALL = ("5,000 small", 20_000_000, 4_998, 11)
 
 
-def main() -> int:
-    """Measure and print.
-
-    Returns:
-        The exit status: 0 when all targets are met.
-    """
+def figures() -> list[Figure]:
+    """Measure."""
     settle_threads()
-    print(f"memory against memcpy, {torch.get_num_threads()} threads; medians of paired rounds")
-    print(f"{'':12} {'memcpy':>10} {'snapshot':>10} {'ratio':>6} {'restore':>10} {'ratio':>6}   target")
-    missed = False
+    found: list[Figure] = []
     for label, nbytes, tensors, rounds in (*SIZES, SMALL):
         times = measure(nbytes, tensors, rounds)
-        capture, restore = ratio(times, "snapshot", "memcpy"), ratio(times, "restore", "memcpy")
-        limited = label != SMALL[0]
-        missed |= limited and max(capture, restore) > LIMIT
-        print(
-            f"{label:12} {shown(times['memcpy'])} {shown(times['snapshot'])} {capture:6.2f} "
-            f"{shown(times['restore'])} {restore:6.2f}   {f'at most {LIMIT}' if limited else '-'}"
-        )
-    return int(missed)
+        limit = None if label == SMALL[0] else LIMIT
+        found.append(Figure(f"{label}: memcpy", milliseconds(times["memcpy"]), "ms"))
+        for job in ("snapshot", "restore"):
+            found.append(Figure(f"{label}: {job}", milliseconds(times[job]), "ms"))
+            found.append(limited(f"{label}: {job} over memcpy", ratio(times, job, "memcpy"), limit))
+    return found
 
 
 def measure(nbytes: int, tensors: int, rounds: int) -> dict[str, list[float]]:
@@ -110,10 +104,17 @@ def ratio(times: Mapping[str, list[float]], job: str, base: str) -> float:
     return statistics.median(a / b for a, b in zip(times[job], times[base], strict=True))
 
 
-def shown(seconds: list[float]) -> str:
-    """The median in milliseconds, ten characters wide."""
-    return f"{1e3 * statistics.median(seconds):7.1f} ms"
+def milliseconds(seconds: list[float]) -> float:
+    """The median."""
+    return 1e3 * statistics.median(seconds)
+
+
+def limited(name: str, value: float, limit: float | None) -> Figure:
+    """A ratio, with its limit where it has one."""
+    if limit is None:
+        return Figure(name, value, "×")
+    return Figure(name, value, "×", f"≤ {limit:g}", value <= limit)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show(figures()))

@@ -1,127 +1,185 @@
-"""The static baseline, properly tuned: rate × schedule × weight decay, by several search methods."""
+"""The static baseline, properly tuned: rate × schedule × weight decay, by several ways of searching."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, cast, get_args
 
-import optuna
 import torch
 
 from autotune.records import TuneError
 
-from .arms import SCHEDULES, Static
-from .statistics import capped
-from .workload import Outcome, Workload
+from .arms import SCHEDULES
+from .results import Config, Method, Trial
+from .run import LOOKS
+from .tried import Tried
+from .workload import Workload
 
-Method = Literal["grid", "random", "tpe", "asha", "hyperband"]
+if TYPE_CHECKING:
+    import optuna
+
 DECADES = 2.0
-"""How far, to each side of the workload's usual rate, the search looks."""
-DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
-SEED = 10_000
-"""Of the search: no seed of a report."""
+"""The bracket: how far, to each side of the workload's rate, is searched."""
+DECAYS = (None, 0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+"""None: the workload's usual one."""
+GRID = ("linear", "cosine", "wsd")
+"""The schedules of the factorial: those that end at nothing, by different ways; the others see them all."""
+FIRST_RUNG, REDUCTION = 2, 3
+"""Trials are compared at looks 2, 6 and 18 of 25; about a third of them goes on."""
+FINER = 10**0.25
+STRIDE, STRIDES = math.sqrt(10), 4
+"""A winner at an edge is followed outwards, by so many strides at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What a static run is told."""
-
-    rate: float
-    schedule: str
-    weight_decay: float | None = None
-
-    @property
-    def arm(self) -> Static:
-        """The arm that trains so."""
-        return Static(self.schedule, self.weight_decay)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A configuration, its selection loss (capped at the initial one) and what it cost."""
-
-    config: Config
-    loss: float
-    steps: int
-
-
-def study(
+def search(
     workload: Workload,
     method: Method,
     trials: int,
     device: torch.device,
     known: Sequence[Trial] = (),
     keep: Callable[[Trial], object] = lambda trial: None,
-) -> list[Trial]:
-    """Search; the selection loss decides.
+) -> tuple[Trial, ...]:
+    """Look for the workload's best static configuration; the selection loss decides.
+
+    - `grid`: a factorial of rates and the schedules `GRID`, with the usual weight decay; then a finer one
+      about its winner, the rates next to it by a quarter of a decade: 6 trials on top.
+    - `random`, `tpe`: over rate, all schedules and `DECAYS`; so are all others.
+    - `asha`, `hyperband`: random, and trials that are behind are stopped early.
+    - `top_of_k`: random; each trial is the first epoch of the whole run, at most a tenth of it, under the
+      part of the schedule that falls into it; the best one is then run whole.
+    - `pbt`, `pb2`: see `population.search`.
+
+    A winner at an edge (its rate is the highest or lowest that was tried, or within a stride of the bracket's
+    end) is run with rates further out, by factors of √10, until they are no better: up to 4 trials on top.
 
     Args:
         workload: what is trained.
-        method: `grid` is a factorial over rates and schedules; `asha` and `hyperband` stop trials early.
-        trials: at least 20 make a baseline that may be compared with.
+        method: how.
+        trials: configurations, at least 1; 20 or more make a baseline that may be compared with. The grid
+            has the next multiple of its schedules.
         device: to train on.
-        known: trials of an earlier call that was cut off; they are not run again.
+        known: what an earlier, interrupted call of the same search kept; it is replayed and not run again.
         keep: called with each new trial, to store it.
+
+    Returns:
+        All trials, in order, the pruned ones too.
+
+    Raises:
+        TuneError: when Optuna is missing; when `known` comes from another search.
+
+    Source: Bergstra & Bengio 2012 (random), Bergstra et al. 2011 (tpe), Li et al. 2020 (asha), Li et al.
+    2018 (hyperband), as in Optuna.
     """
-    sampler, pruner = _engine(method, workload)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = optuna.create_study(sampler=sampler, pruner=pruner)
-    done: list[Trial] = []
-    for number in range(trials):
-        asked = search.ask()
-        config = _suggest(asked, workload)
-        if number < len(known):
-            trial = known[number]
-            if trial.config != config:
-                raise TuneError(f"trial {number} of {method} was {trial.config}, and is now {config}")
-        else:
-            trial = _run(workload, config, device)
-            keep(trial)
-        search.tell(asked, trial.loss)
-        done.append(trial)
-    return done
+    if method not in get_args(Method):
+        raise TuneError(f"a search is one of {', '.join(get_args(Method))}, got {method!r}")
+    if trials < 1:
+        raise TuneError(f"a search has at least 1 trial, got {trials}")
+    if method in ("pbt", "pb2"):
+        from . import population
+
+        return population.search(workload, method, trials, device, known, keep)
+    tried = Tried(workload, device, known, keep)
+    _propose(tried, method, trials)
+    if method == "top_of_k":
+        tried.run(best(tried.done).config)
+    _outwards(tried)
+    if method == "grid":
+        _finer(tried)
+    return tried.finished()
 
 
-def best(trials: Sequence[Trial]) -> Trial:
+def best(trials: Iterable[Trial]) -> Trial:
     """The least loss; the lower rate on a tie."""
     return min(trials, key=lambda trial: (trial.loss, trial.config.rate))
 
 
-def _engine(method: Method, workload: Workload) -> tuple[optuna.samplers.BaseSampler, Any]:
-    if method == "grid":
-        low, high = workload.rate * 10**-DECADES, workload.rate * 10**DECADES
-        rates = [low * (high / low) ** (i / 8) for i in range(9)]
-        space = {"rate": rates, "schedule": ["constant", "cosine", "wsd"], "weight_decay": ["usual"]}
-        return optuna.samplers.GridSampler(space, seed=0), None
-    if method == "tpe":
-        return optuna.samplers.TPESampler(seed=0), None
-    return optuna.samplers.RandomSampler(seed=0), None
+def winner(trials: Iterable[Trial]) -> Config:
+    """The configuration of the least loss among the trials that were run whole; the lower rate on a tie.
+
+    Raises:
+        TuneError: when no trial was run whole.
+    """
+    whole = [trial for trial in trials if not trial.pruned]
+    if not whole:
+        raise TuneError("a search has a trial that was run whole, got none; finish it first")
+    return best(whole).config
 
 
-def _suggest(trial: optuna.Trial, workload: Workload) -> Config:
+def _propose(tried: Tried, method: Method, trials: int) -> None:
+    """Let Optuna ask for configurations, and tell it what came of them."""
+    try:
+        from optuna.trial import Trial as Asked
+        from optuna.trial import TrialState
+    except ImportError as error:
+        raise TuneError(
+            f"the search {method!r} needs Optuna, got {error}; pip install 'autotune-torch[bench]'"
+        ) from error
+    workload, study = tried.workload, _study(method)
     low, high = workload.rate * 10**-DECADES, workload.rate * 10**DECADES
-    decay = trial.suggest_categorical("weight_decay", ["usual", *DECAYS])
-    return Config(
-        trial.suggest_float("rate", low, high, log=True),
-        trial.suggest_categorical("schedule", list(SCHEDULES)),
-        None if decay == "usual" else float(decay),
+    first = max(1, min(workload.epoch, workload.steps // 10)) if method == "top_of_k" else None
+    if method == "grid":
+        rates = math.ceil(trials / len(GRID))
+        trials = rates * len(GRID)
+        for number, name in itertools.product(range(rates), GRID):
+            rate = low * (high / low) ** ((number + 0.5) / rates)  # the middles of equal parts
+            study.enqueue_trial({"rate": rate, "schedule": name, "weight_decay": None})
+    for _ in range(trials):
+        asked = study.ask()
+        config = Config(
+            asked.suggest_float("rate", low, high, log=True),
+            asked.suggest_categorical("schedule", tuple(SCHEDULES)),
+            cast("float | None", asked.suggest_categorical("weight_decay", DECAYS)),
+        )
+
+        def behind(look: int, loss: float, asked: Asked = asked) -> bool:
+            asked.report(loss, look)
+            return bool(asked.should_prune())
+
+        trial = tried.run(config, first, behind)
+        if trial.pruned:
+            study.tell(asked, state=TrialState.PRUNED)
+        else:
+            study.tell(asked, trial.loss)
+
+
+def _study(method: Method) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seed = get_args(Method).index(method)  # each its own: together they see more of the space
+    tpe, random = optuna.samplers.TPESampler(seed=seed), optuna.samplers.RandomSampler(seed)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if method == "asha":
+        pruner = optuna.pruners.SuccessiveHalvingPruner(FIRST_RUNG, REDUCTION)
+    elif method == "hyperband":
+        pruner = optuna.pruners.HyperbandPruner(FIRST_RUNG, LOOKS, REDUCTION)
+    # Hyperband puts a trial into a bracket by a hash of the study's name.
+    return optuna.create_study(
+        sampler=tpe if method == "tpe" else random, pruner=pruner, study_name="baseline"
     )
 
 
-def _run(workload: Workload, config: Config, device: torch.device) -> Trial:
-    outcome: Outcome = config.arm.run(workload, config.rate, SEED, workload.steps, device)
-    loss = capped(outcome.selection, outcome.curve[0][1])
-    return Trial(config, loss if math.isfinite(loss) else math.inf, outcome.spent)
+def _finer(tried: Tried) -> None:
+    """The schedules of the factorial at the rates next to the winner's."""
+    config = winner(tried.done)
+    for step, name in itertools.product((1 / FINER, FINER), GRID):
+        tried.run(dataclasses.replace(config, rate=config.rate * step, schedule=name))
 
 
-def to_json(trial: Trial) -> dict[str, Any]:
-    """Plain values; `from_json` is the inverse."""
-    return dataclasses.asdict(trial)
-
-
-def from_json(data: dict[str, Any]) -> Trial:
-    """See `to_json`."""
-    return Trial(Config(**data["config"]), data["loss"], data["steps"])
+def _outwards(tried: Tried) -> None:
+    """Follow a winner at an edge to rates beyond, until they are no better."""
+    low, high = tried.workload.rate * 10**-DECADES, tried.workload.rate * 10**DECADES
+    for _ in range(STRIDES):
+        config, rates = winner(tried.done), [trial.config.rate for trial in tried.done]
+        if config.rate * STRIDE > high or config.rate == max(rates):
+            rate = config.rate * STRIDE
+        elif config.rate / STRIDE < low or config.rate == min(rates):
+            rate = config.rate / STRIDE
+        else:
+            return
+        further = tried.run(dataclasses.replace(config, rate=rate))
+        if winner(tried.done) != further.config:
+            return

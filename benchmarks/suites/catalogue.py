@@ -7,15 +7,30 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from autotune.policies import DivergenceGuard, Hypergradient, Plateau
+from autotune.policies import DivergenceGuard, Hypergradient, Plateau, RangeTest
 from autotune.records import Policy, TuneError
 
+from ..workloads import sizes
 from ..workloads.digits_mlp import DigitsMLP
+from ..workloads.faults import FAULTS
+from ..workloads.reinforcement import Breakout, Control
 from ..workloads.teacher_student import TeacherStudent
 from .arms import Static, Tuned
+from .peers import PEERS
+from .remedies import Remedy
+from .results import Method
 from .suite import Suite
+
+POLICIES = (
+    Tuned("guard", lambda: [DivergenceGuard()]),
+    Tuned("plateau", lambda: [Plateau()]),
+    Tuned("guard + plateau", lambda: [DivergenceGuard(), Plateau()]),
+    Tuned("range test + guard + plateau", lambda: [RangeTest(), DivergenceGuard(), Plateau()]),
+    Tuned("hypergradient", lambda: [Hypergradient()]),
+)
+SCHEDULES = tuple(map(Static, ("constant", "cosine", "wsd")))
 
 
 def smoke() -> Suite:
@@ -23,13 +38,8 @@ def smoke() -> Suite:
     return Suite(
         name="smoke",
         about="two small workloads: does it all work?",
-        workloads=(DigitsMLP(steps=100), TeacherStudent(steps=100)),
-        arms=(
-            Static("constant"),
-            Tuned("plateau", lambda: [Plateau()]),
-            Tuned("guard", lambda: [DivergenceGuard()]),
-            Tuned("hypergradient", lambda: [Hypergradient()]),
-        ),
+        workloads=(DigitsMLP(steps=200), TeacherStudent(steps=200)),
+        arms=(Static("constant"), *POLICIES[:3]),
         factors=(1e-2, 1.0, 1e2),
         seeds=2,
         methods=("random",),
@@ -37,7 +47,68 @@ def smoke() -> Suite:
     )
 
 
-SUITES: Mapping[str, Callable[[], Suite]] = {"smoke": smoke}
+def cpu() -> Suite:
+    """An hour and a half on two cores."""
+    return Suite(
+        name="cpu",
+        about="small workloads of many kinds: policies and peers from any rate, against tuned baselines",
+        workloads=(*sizes.CPU, Control("CartPole-v1")),
+        arms=(*SCHEDULES, *POLICIES, *PEERS),
+    )
+
+
+def wide() -> Suite:
+    """The workloads that `cpu` has no time for."""
+    return replace(
+        cpu(),
+        name="wide",
+        about="as cpu, on the rest of the workloads",
+        workloads=(*sizes.WIDE, Control("Acrobot-v1")),
+    )
+
+
+def gpu() -> Suite:
+    """Real sizes in bfloat16, compiled."""
+    return Suite(
+        name="gpu",
+        about="real sizes on a data-centre GPU: policies and peers against tuned baselines",
+        workloads=(*sizes.GPU, Breakout()),
+        arms=(Static("constant"), Static("cosine"), *POLICIES, *PEERS),
+        factors=(1e-2, 1.0, 1e2),
+        budgets=(1.0,),
+        seeds=1,
+        methods=("random",),
+        device="cuda",
+    )
+
+
+def no_harm() -> Suite:
+    """Runs that need no help."""
+    return Suite(
+        name="no-harm",
+        about="policies on top of the tuned schedule, at the tuned rate: is a healthy run left alone?",
+        workloads=(*sizes.CPU, Control("CartPole-v1")),
+        arms=tuple(replace(arm, on_schedule=True) for arm in POLICIES),
+        factors=(1.0,),
+        budgets=(1.0,),
+    )
+
+
+def rescue() -> Suite:
+    """Runs in which something goes wrong."""
+    return Suite(
+        name="rescue",
+        about="recorded failures of large runs rebuilt small, against the healthy run and what people did",
+        workloads=FAULTS,
+        arms=(Static("constant"), Remedy(), *POLICIES),
+        factors=(1.0,),
+        budgets=(1.0,),
+    )
+
+
+SUITES: Mapping[str, Callable[[], Suite]] = {
+    "smoke": smoke, "cpu": cpu, "wide": wide, "gpu": gpu, "no-harm": no_harm, "rescue": rescue
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +121,8 @@ class Request:
         policies: import paths of policies that join, or of functions that return lists of them.
         only: names of workloads; empty: all.
         quick: a tenth of it.
+        seeds: how many; None: as many as the suite has.
+        methods: of the searches; empty: the suite's.
     """
 
     suite: str
@@ -57,6 +130,8 @@ class Request:
     policies: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     quick: bool = False
+    seeds: int | None = None
+    methods: tuple[Method, ...] = ()
 
     def make(self) -> Suite:
         """The suite.
@@ -76,7 +151,11 @@ class Request:
             workloads=tuple(w for w in workloads if not self.only or w.name in self.only),
             arms=(*suite.arms, *map(policy_arm, self.policies)),
         )
-        return suite.quick() if self.quick else suite
+        if unknown := set(self.methods) - set(get_args(Method)):
+            raise TuneError(f"a search is one of {', '.join(get_args(Method))}, got {', '.join(unknown)}")
+        suite = suite.quick() if self.quick else suite
+        seeds = suite.seeds if self.seeds is None else self.seeds
+        return replace(suite, seeds=seeds, methods=self.methods or suite.methods)
 
 
 def policy_arm(path: str) -> Tuned:

@@ -20,6 +20,8 @@ from .workload import Part, Training, Workload
 
 LOOKS = 25
 """Measurements from outside in a run, beside the one before the first step."""
+ROUNDING = 1e-6
+"""Of budgets and of sums of costs, in steps: 1.15 × 100 is a little less than 115."""
 
 
 class BudgetSpent(Exception):
@@ -58,7 +60,8 @@ class Run:
     """A training as an arm sees it: batches, steps and the probe data; selection and test data are not there.
 
     Each batch that goes through `train` counts as a step, whatever becomes of it later, and each evaluation
-    of the probe counts what it costs. When the next step would go beyond the budget, `BudgetSpent` is raised.
+    of the probe counts what it costs. What would go beyond the budget raises `BudgetSpent`, and a step of
+    the optimizer outside `train` raises a TuneError.
 
     Args:
         training: fresh.
@@ -80,6 +83,8 @@ class Run:
         self.events: list[Event] = []
         self.optimizer: Optimizer | None = None
         self._training, self._on_look = training, on_look
+        self._stepping = False
+        self._settle: Callable[[], object] = lambda: None
         self._looks: list[Look] = []
         self._initial = self._evaluate("test")
         self._best = self._best_selection = math.inf
@@ -111,9 +116,17 @@ class Run:
         """The workload's optimizer, which `train` steps."""
         return self.use(self._training.optimizer(rate, weight_decay))
 
-    def use(self, optimizer: Optimizer) -> Optimizer:
-        """Train with another optimizer than the workload's."""
-        self.optimizer = optimizer
+    def use(self, optimizer: Optimizer, settle: Callable[[], object] = lambda: None) -> Optimizer:
+        """Train with another optimizer than the workload's.
+
+        Args:
+            optimizer: of the model's parameters; its `eval` and `train`, where it has them, are called
+                round each evaluation.
+            settle: called before each evaluation, in eval mode of an optimizer that has one: for what must
+                be measured again at its averaged weights. It draws no random numbers, and the arm pays.
+        """
+        optimizer.register_step_pre_hook(self._watch)
+        self.optimizer, self._settle = optimizer, settle
         return optimizer
 
     def hyperparameters(self, scheduled: bool = False) -> list[Hyperparameter[Any]]:
@@ -128,35 +141,51 @@ class Run:
     @property
     def probes(self) -> int:
         """How often an arm that evaluates regularly does: 25 times, or as a 25th of the budget pays for."""
-        return max(2, min(LOOKS, math.floor(self.allowed / LOOKS / self.probe_cost)))
+        return max(2, min(LOOKS, math.floor(self.allowed / LOOKS / self.probe_cost + ROUNDING)))
 
     def steps_beside(self, probes: int) -> int:
         """Whole steps that are left when `probes` evaluations are paid for, at least 1."""
-        return max(1, math.floor(self.allowed - self.spent - probes * self.probe_cost))
+        return max(1, math.floor(self.allowed - self.spent - probes * self.probe_cost + ROUNDING))
 
     def endless(self) -> Iterator[Any]:
         """Batches, pass after pass."""
         while True:
             yield from self.batches
 
+    def pay(self, steps: float) -> None:
+        """Count what is about to be done.
+
+        Raises:
+            BudgetSpent: when it would go beyond what is allowed.
+        """
+        if self.spent + steps > self.allowed + ROUNDING:
+            raise BudgetSpent
+        self.spent += steps
+
     def train(self, batch: Any) -> Tensor:
         """One optimizer step on a batch; returns its training loss, a scalar.
 
         Raises:
-            BudgetSpent: before the step, when it would go beyond what is allowed.
+            BudgetSpent: before the step, see `pay`.
         """
-        if self.spent + 1 > self.allowed:
-            raise BudgetSpent
         assert self.optimizer is not None, "start() or use() comes first"
+        self.pay(1)
         self.steps += 1
-        self.spent += 1
-        loss = self._training.loss(batch)
-        self._training.update(loss, self.optimizer)
+        self._stepping = True
+        try:
+            loss = self._training.loss(batch)
+            self._training.update(loss, self.optimizer)
+        finally:
+            self._stepping = False
         return loss
 
     def probe(self) -> float:
-        """The loss on the probe data: what an arm may know of generalisation."""
-        self.spent += self.probe_cost
+        """The loss on the probe data: what an arm may know of generalisation.
+
+        Raises:
+            BudgetSpent: before it, see `pay`.
+        """
+        self.pay(self.probe_cost)
         return self._evaluate("probe")
 
     def look(self) -> None:
@@ -179,6 +208,8 @@ class Run:
     def outcome(self) -> Outcome:
         """The run has ended, in the state that it has now."""
         seconds = time.perf_counter() - self._start - self._aside
+        if self._looks[-1].spent == self.spent:
+            self._looks.pop()  # the state may be another by now
         self._look()
         return Outcome(
             initial=self._initial,
@@ -204,13 +235,22 @@ class Run:
 
     def _evaluate(self, part: Part) -> float:
         averaging: Any = self.optimizer if hasattr(self.optimizer, "eval") else None  # schedule-free ones
-        if averaging is not None:
-            averaging.eval()
+        if averaging is None:
+            return self._training.evaluate(part)
+        weights: list[Tensor] = [*self.model.parameters()]
+        kept = [weight.detach().clone() for weight in weights]
+        averaging.eval()
         try:
+            self._settle()
             return self._training.evaluate(part)
         finally:
-            if averaging is not None:
-                averaging.train()
+            averaging.train()
+            with torch.no_grad():  # there and back is not exact, and a look changes nothing
+                torch._foreach_copy_(weights, kept)
+
+    def _watch(self, *_: object) -> None:
+        if not self._stepping:
+            raise TuneError("a step of the optimizer goes through Run.train, got one that nobody counted")
 
 
 def execute(

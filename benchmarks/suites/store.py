@@ -1,143 +1,254 @@
-"""Results on disk: each cell of a suite is run once, whoever is killed on the way."""
+"""A suite on disk: what is to be run is run once, whoever is killed on the way.
+
+One SQLite file in the suite's folder, which the processes of one machine work off. A claim holds as long as
+the process that made it lives.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.process import alive, this_process
+from autotune.records import TuneError
 
-from .workload import Outcome
+from . import rows
+from .plan import Defined, Item, Job, Planned, Result, Search, Status
+from .results import Cell, Finished, Outcome, Results, Trial, cell_from, outcome_from, pack
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS cells (
-    key TEXT PRIMARY KEY,
-    cell TEXT NOT NULL,
-    claimed_by TEXT,  -- a process; a dead one claims nothing
-    outcome TEXT,
-    error TEXT,
-    finished REAL
-)
-"""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Cell:
-    """One run of a suite.
-
-    Args:
-        workload: its name.
-        arm: its name.
-        factor: initial rate over the tuned one; None for an arm that ignores the rate.
-        budget: total steps over the baseline's.
-        seed: pairs the arms: the same data, weights and order.
-    """
-
-    workload: str
-    arm: str
-    factor: float | None
-    budget: float
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Unique, readable."""
-        rate = "" if self.factor is None else f" ×{self.factor:g}"
-        return f"{self.workload} | {self.arm}{rate} | {self.budget:g} | {self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A cell and what came of it: an outcome, or the error that ended it."""
-
-    cell: Cell
-    outcome: Outcome | None
-    error: str | None
+FILE = "suite.sqlite"
 
 
 class Store:
-    """The cells of a suite in one SQLite file, which several processes work off.
+    """The items of a suite, and what came of them.
 
     Args:
-        path: the file; made when it is not there.
+        folder: of the suite; made when it is not there.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._db = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
+        # So a commit waits for no disk: a run may take 0.3 s, and many processes commit. What is killed
+        # loses nothing; when the machine goes down, the last seconds may be run again.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
         with self._transaction() as db:
-            db.execute(SCHEMA)
+            for statement in rows.SCHEMA.split(";"):
+                db.execute(statement)
 
-    def add(self, cells: Sequence[Cell]) -> None:
-        """Plan cells; those that are there already stay as they are."""
-        rows = [(cell.key, json.dumps(dataclasses.asdict(cell))) for cell in cells]
-        with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO cells (key, cell) VALUES (?, ?)", rows)
-
-    def claim(self) -> Cell | None:
-        """Take a cell that nobody has run or is running; None when there is none left."""
-        with self._transaction() as db:
-            open_ = db.execute(
-                "SELECT key, cell, claimed_by FROM cells WHERE finished IS NULL ORDER BY rowid"
-            )
-            for key, cell, claimed_by in open_:
-                if claimed_by is None or alive(json.loads(claimed_by)) is False:
-                    me = json.dumps(this_process())
-                    db.execute("UPDATE cells SET claimed_by = ? WHERE key = ?", (me, key))
-                    return Cell(**json.loads(cell))
-        return None
-
-    def finish(self, cell: Cell, outcome: Outcome | None, error: str | None = None) -> None:
-        """Write down what came of a cell.
+    @classmethod
+    def at(cls, folder: Path) -> Store:
+        """The store of a suite that was run.
 
         Raises:
-            RuntimeError: when it has a result already.
+            TuneError: when the folder has none.
         """
-        text = None if outcome is None else json.dumps(dataclasses.asdict(outcome))
+        store = cls(folder) if (folder / FILE).exists() else None
+        if store is None or store.fact("suite") is None:
+            raise TuneError(f"a suite's folder holds {FILE}, got {folder}: not there; run the suite first")
+        return store
+
+    def plan(self, facts: Mapping[str, Any], workloads: Sequence[Defined], items: Sequence[Planned]) -> None:
+        """Add what is not there yet; what is there stays as it is.
+
+        Args:
+            facts: of the suite, the same whenever it is planned.
+            workloads: those of the items, and their bases.
+            items: searches and cells.
+
+        Raises:
+            TuneError: when facts or a workload differ from what was planned before.
+        """
+        with self._transaction() as db:
+            for name, value in facts.items():
+                self._insert_same(db, "facts", name, "value", pack(value), {})
+            for one in workloads:
+                self._insert_same(
+                    db, "workloads", one.name, "definition", pack(one.definition), {"base": one.base}
+                )
+            db.executemany(
+                "INSERT OR IGNORE INTO items (key, kind, workload, record, place, cost, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        one.item.key,
+                        "cell" if isinstance(one.item, Cell) else "search",
+                        one.item.workload,
+                        json.dumps(pack(one.item)),
+                        one.place,
+                        one.cost,
+                        "waiting" if isinstance(one.item, Cell) else "open",
+                    )
+                    for one in items
+                ],
+            )
+            rows.open_cells(db)
+
+    def _insert_same(
+        self, db: sqlite3.Connection, table: str, name: str, column: str, value: Any, more: Mapping[str, str]
+    ) -> None:
+        known = db.execute(f"SELECT {column} FROM {table} WHERE name = ?", (name,)).fetchone()
+        if known is None:
+            names = ("name", column, *more)
+            marks = ", ".join("?" for _ in names)
+            db.execute(
+                f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})",
+                (name, json.dumps(value), *more.values()),
+            )
+        elif json.loads(known[0]) != value:
+            raise TuneError(
+                f"{self.folder} holds results with {name} = {known[0]}, got {json.dumps(value)}; "
+                "delete the folder, or give another one by --folder"
+            )
+
+    def claim(self) -> Item | None:
+        """Take what comes next; None when nothing is open at present."""
+        with self._transaction() as db:
+            rows.release_dead(db)
+            found = db.execute(
+                "SELECT key, kind, record, workload FROM items WHERE state = 'open' ORDER BY place LIMIT 1"
+            ).fetchone()
+            if found is None:
+                return None
+            key, kind, record, workload = found
+            db.execute("UPDATE items SET state = 'claimed', claimed_by = ? WHERE key = ?", (rows.me(), key))
+            if kind == "cell":
+                return Job(cell_from(json.loads(record)), rows.tuned(db)[workload])
+            data = json.loads(record)
+            known = rows.trials(db).get(workload, {}).get(data["method"], ())
+            return Search(workload, data["method"], data["trials"], known)
+
+    def keep(self, search: Search, number: int, trial: Trial) -> None:
+        """Write down a trial of a search that goes on; one that is there stays."""
+        with self._transaction() as db:
+            rows.keep(db, search, number, trial)
+            db.execute("UPDATE items SET deaths = 0 WHERE key = ?", (search.key,))
+
+    def finish(self, item: Item, result: Result, seconds: float) -> None:
+        """Write down what came of an item; with a workload's last search, its cells are opened.
+
+        Raises:
+            RuntimeError: when this process does not hold it.
+        """
+        error = result if isinstance(result, str) else None
+        outcome = json.dumps(pack(result)) if isinstance(result, Outcome) else None
         with self._transaction() as db:
             changed = db.execute(
-                "UPDATE cells SET outcome = ?, error = ?, finished = ? WHERE key = ? AND finished IS NULL",
-                (text, error, time.time(), cell.key),
+                "UPDATE items SET state = 'done', claimed_by = NULL, outcome = ?, error = ?, seconds = ?"
+                " WHERE key = ? AND state = 'claimed' AND claimed_by = ?",
+                (outcome, error, seconds, item.key, rows.me()),
             ).rowcount
-        if changed != 1:
-            raise RuntimeError(f"a cell is run once, got a second result for {cell.key}")
+            if changed != 1:
+                raise RuntimeError(f"an item is finished by who claimed it, got {item.key}")
+            if isinstance(item, Search) and not isinstance(result, Outcome | str):
+                for number, trial in enumerate(result):
+                    rows.keep(db, item, number, trial)
+                rows.tune(db, item.workload)
 
-    def finished(self) -> list[Finished]:
-        """All results, in the order in which the cells were planned."""
+    def release(self, item: Item) -> None:
+        """Give an item back, to be run another time."""
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT cell, outcome, error FROM cells WHERE finished IS NOT NULL ORDER BY rowid"
+            db.execute(
+                "UPDATE items SET state = 'open', claimed_by = NULL"
+                " WHERE key = ? AND state = 'claimed' AND claimed_by = ?",
+                (item.key, rows.me()),
+            )
+
+    def retry_errors(self) -> None:
+        """Open again what ended in an error."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE items SET state = 'open', error = NULL, deaths = 0"
+                " WHERE state = 'done' AND error IS NOT NULL"
+            )
+
+    def busy(self) -> bool:
+        """Whether something is open or being run; cells whose search has failed are neither."""
+        with self._transaction() as db:
+            rows.release_dead(db)
+            return bool(
+                db.execute(
+                    "SELECT EXISTS (SELECT 1 FROM items WHERE state IN ('open', 'claimed'))"
+                ).fetchone()[0]
+            )
+
+    def errors(self) -> list[tuple[str, str]]:
+        """Keys of items that failed, and why."""
+        with self._transaction() as db:
+            return db.execute(
+                "SELECT key, error FROM items WHERE error IS NOT NULL ORDER BY place"
             ).fetchall()
-        return [
-            Finished(Cell(**json.loads(cell)), None if text is None else _outcome(json.loads(text)), error)
-            for cell, text, error in rows
-        ]
 
-    def counts(self) -> tuple[int, int]:
-        """How many cells are finished, and how many there are."""
+    def status(self) -> Status:
+        """How far it is."""
         with self._transaction() as db:
-            finished, planned = db.execute("SELECT COUNT(finished), COUNT(*) FROM cells").fetchone()
-        return int(finished), int(planned)
+            finished, planned, errors = db.execute(
+                "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*), COUNT(error) FROM items"
+            ).fetchone()
+            running = db.execute("SELECT key FROM items WHERE state = 'claimed' ORDER BY place").fetchall()
+            costs = db.execute(
+                "SELECT TOTAL(seconds), TOTAL(cost) FILTER (WHERE seconds IS NOT NULL),"
+                " TOTAL(cost) FILTER (WHERE state != 'done') FROM items GROUP BY workload"
+            ).fetchall()
+        seconds, cost = (sum(row[i] for row in costs) for i in (0, 1))
+        if not cost:
+            left = None
+        else:  # a workload that has not been run yet takes per step what the others do
+            left = sum(todo * (took / done if done else seconds / cost) for took, done, todo in costs)
+        return Status(finished, planned, errors, tuple(key for (key,) in running), left)
+
+    def note(self, name: str, value: Mapping[str, str] | Sequence[str]) -> None:
+        """Write down something beside the results that may change."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(pack(value))))
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """What `plan` or `note` has written down."""
+        with self._transaction() as db:
+            found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return json.loads(found[0]) if found else default
+
+    def results(self) -> Results:
+        """All that is finished, in the order in which it was planned."""
+        with self._transaction() as db:
+            facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+            workloads = [
+                (name, base, json.loads(text))
+                for name, base, text in db.execute(
+                    "SELECT name, base, definition FROM workloads"
+                    " WHERE name IN (SELECT workload FROM items WHERE kind = 'cell') ORDER BY rowid"
+                )
+            ]
+            trials, tuned = rows.trials(db), rows.tuned(db)
+            cells = db.execute(
+                "SELECT record, outcome, error FROM items"
+                " WHERE kind = 'cell' AND state = 'done' ORDER BY place, rowid"
+            ).fetchall()
+            (planned,) = db.execute("SELECT COUNT(*) FROM items WHERE kind = 'cell'").fetchone()
+            return Results(
+                suite=facts["suite"],
+                command=" && ".join(facts.get("commands", ())),
+                versions=facts.get("versions", {}),
+                searches={name: trials[base] for name, base, _ in workloads if base in trials},
+                tuned={name: tuned[name] for name, _, _ in workloads if name in tuned},
+                targets={name: float(one["target"]) for name, _, one in workloads},
+                steps={name: int(one["steps"]) for name, _, one in workloads},
+                cells=tuple(
+                    Finished(
+                        cell_from(json.loads(cell)), outcome and outcome_from(json.loads(outcome)), error
+                    )
+                    for cell, outcome, error in cells
+                ),
+                planned=planned,
+            )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # A connection each: workers are forked and spawned, and a run takes seconds.
-        db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        finally:
-            db.close()
-
-
-def _outcome(fields: dict[str, Any]) -> Outcome:
-    fields["curve"] = [(int(spent), float(loss)) for spent, loss in fields["curve"]]
-    return Outcome(**fields)
+        with self._db:  # committed, or rolled back
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db

@@ -28,7 +28,8 @@ class Suite:
         workloads: what is trained.
         arms: how, beside the tuned baseline, which is in every suite.
         factors: initial rates over the tuned one.
-        budgets: total steps over the baseline's; those beyond 1 are for arms that decide, and the baseline.
+        budgets: total steps over the baseline's; those beyond 1 are for arms that decide, and the baseline,
+            from the middle and the ends of the rates.
         seeds: how many; those of the searches are others.
         methods: how the baselines are searched for; the best that any of them finds is the baseline.
         trials: of each method, at least 20 for a claim.
@@ -61,8 +62,7 @@ class Suite:
             for seed in range(self.seeds)
             for arm in self.arms
             for budget in self.budgets
-            for factor in (self.factors if arm.uses_rate else (None,))
-            if budget == 1.0 or arm.decides
+            for factor in self._factors(arm, budget)
         ]
 
     def workload(self, name: str) -> Workload:
@@ -75,10 +75,20 @@ class Suite:
 
     def quick(self) -> Suite:
         """About a tenth of it: the middle and the ends of the rates, two seeds, one search."""
-        ends = (self.factors[0], 1.0, self.factors[-1]) if len(self.factors) > 2 else self.factors
         return dataclasses.replace(
-            self, factors=ends, budgets=self.budgets[:1], seeds=min(2, self.seeds), methods=("random",)
+            self, factors=self._ends, budgets=self.budgets[:1], seeds=min(2, self.seeds), methods=("random",)
         )
+
+    @property
+    def _ends(self) -> tuple[float, ...]:
+        return (self.factors[0], 1.0, self.factors[-1]) if len(self.factors) > 2 else self.factors
+
+    def _factors(self, arm: Arm, budget: float) -> tuple[float | None, ...]:
+        if budget != 1 and not arm.decides:
+            return ()
+        if not arm.uses_rate:
+            return (None,)
+        return self.factors if budget == 1 else self._ends
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

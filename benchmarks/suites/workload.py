@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotune.actuators import dropout, learning_rate, weight_decay
+from autotune.actuators import TunableDropout, dropout, learning_rate, weight_decay
 from autotune.hyperparameters import Hyperparameter
 
 Part = Literal["probe", "selection", "test"]
@@ -67,7 +67,7 @@ class Training(abc.ABC):
         )
         if "weight_decay" in optimizer.defaults:
             found.append(weight_decay(optimizer))
-        if any(isinstance(module, nn.Dropout) for module in self.model.modules()):
+        if any(isinstance(module, nn.Dropout | TunableDropout) for module in self.model.modules()):
             found.append(dropout(self.model))
         return found
 

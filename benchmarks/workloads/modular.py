@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .supervised import Batches, Supervised, split
+from .supervised import Batches, OptimizerName, Supervised, split
+
+BATCH, PROBE, HELD_OUT = 256, 300, 600
 
 
 class Pair(nn.Module):
@@ -15,7 +17,7 @@ class Pair(nn.Module):
 
     Args:
         modulus: how many symbols.
-        width: of embedding and hidden layer.
+        width: of the embedding; the hidden layer has twice as much.
     """
 
     def __init__(self, modulus: int, width: int) -> None:
@@ -31,22 +33,37 @@ class Pair(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ModularAddition:
-    """(a + b) mod 59 from about half of all pairs, AdamW with strong weight decay."""
+    """(a + b) mod `modulus` from about half of all pairs, with strong weight decay.
+
+    Args:
+        modulus: a prime.
+        optimizer: which.
+        rate: see `Workload`.
+        steps: see `Workload`.
+        target: see `Workload`.
+    """
 
     modulus: int = 59
-    rate: float = 3e-3
+    optimizer: OptimizerName = "adamw"
+    rate: float = 1e-2
     steps: int = 2000
+    target: float = 0.066
 
     @property
     def name(self) -> str:
-        """`modular-addition`."""
-        return "modular-addition"
+        """`modular-addition-adamw`."""
+        return f"modular-addition-{self.optimizer}"
+
+    @property
+    def epoch(self) -> int:
+        """See `Workload.epoch`."""
+        return (self.modulus**2 - PROBE - 2 * HELD_OUT) // BATCH
 
     def begin(self, seed: int, device: torch.device) -> Supervised:
         """See `Workload.begin`."""
         numbers = torch.arange(self.modulus)
         pairs = torch.cartesian_prod(numbers, numbers).to(device)
-        train, parts = split(pairs, pairs.sum(1) % self.modulus, len(pairs) // 6, seed)
+        train, parts = split(pairs, pairs.sum(1) % self.modulus, PROBE, HELD_OUT)
         torch.manual_seed(seed)
         model = Pair(self.modulus, 64).to(device)
-        return Supervised(model, Batches(train, 256, seed), parts, "adamw", weight_decay=1.0)
+        return Supervised(model, Batches(train, BATCH, seed), parts, self.optimizer, weight_decay=1.0)

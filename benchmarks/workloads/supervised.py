@@ -1,10 +1,10 @@
-"""What supervised workloads share: tensors in parts, seeded batches, a loss on outputs and targets."""
+"""What the workloads share: tensors in parts, seeded batches, a loss on outputs and targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,20 @@ from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from ..suites.workload import Part, Training
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-Kind = Literal["sgd", "adamw", "rmsprop"]
+"""Inputs and targets, a row an example."""
+OptimizerName = Literal["sgd", "adamw", "rmsprop"]
 EVALUATED = 512
 """Examples that one forward pass evaluates."""
+
+
+class Source(Protocol):
+    """Batches of one size."""
+
+    size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass."""
+        ...
 
 
 class Batches:
@@ -24,14 +35,22 @@ class Batches:
 
     Args:
         batch: inputs (n, ...) and targets (n, ...).
-        size: examples a batch.
+        size: examples a batch, at most n.
         seed: of the order.
+        change: makes what is trained on out of a batch, with random numbers from the generator that it gets.
     """
 
-    def __init__(self, batch: Batch, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        size: int,
+        seed: int,
+        change: Callable[[Batch, torch.Generator], Batch] | None = None,
+    ) -> None:
         self._inputs, self._targets = batch
         self.size = size
         self.generator = torch.Generator().manual_seed(seed)
+        self._change = change
 
     def __len__(self) -> int:
         return len(self._inputs) // self.size
@@ -39,19 +58,19 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """One pass."""
         order = torch.randperm(len(self._inputs), generator=self.generator)
-        for i in range(len(self)):
-            chosen = order[i * self.size : (i + 1) * self.size].to(self._inputs.device)
-            yield self._inputs[chosen], self._targets[chosen]
+        order = order.to(self._inputs.device, non_blocking=True)
+        for chosen in order.split(self.size)[: len(self)]:
+            batch = self._inputs[chosen], self._targets[chosen]
+            yield batch if self._change is None else self._change(batch, self.generator)
 
 
-def make_optimizer(kind: Kind, model: nn.Module, rate: float, weight_decay: float) -> Optimizer:
-    """The optimizer of a kind, with its usual momenta."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if kind == "sgd":
-        return SGD(parameters, lr=rate, momentum=0.9, weight_decay=weight_decay)
-    if kind == "rmsprop":
-        return RMSprop(parameters, lr=rate, weight_decay=weight_decay)
-    return AdamW(parameters, lr=rate, weight_decay=weight_decay)
+def make_optimizer(name: OptimizerName, model: nn.Module, rate: float, weight_decay: float) -> Optimizer:
+    """The optimizer of that name on all parameters, frozen ones included, with its usual momenta."""
+    if name == "sgd":
+        return SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=weight_decay)
+    if name == "rmsprop":
+        return RMSprop(model.parameters(), lr=rate, weight_decay=weight_decay)
+    return AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)
 
 
 @dataclass
@@ -62,29 +81,37 @@ class Supervised(Training):
         model: takes inputs, returns outputs.
         batches: of the training part.
         parts: probe, selection and test data.
-        kind: of the optimizer.
+        optimizer_name: which optimizer.
         weight_decay: the usual one.
-        criterion: of outputs and targets, a mean.
+        criterion: of outputs and targets, a mean over examples.
+        fast: bfloat16 by autocast, and training steps compiled.
     """
 
     model: nn.Module
-    batches: Batches
+    batches: Source
     parts: Mapping[Part, Batch]
-    kind: Kind
+    optimizer_name: OptimizerName
     weight_decay: float = 0.0
     criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    fast: bool = False
 
     def __post_init__(self) -> None:
         self.probe_cost = len(self.parts["probe"][0]) / (3 * self.batches.size)
+        self._trained = torch.compile(self.model) if self.fast else self.model
 
     def optimizer(self, rate: float, weight_decay: float | None = None) -> Optimizer:
         """See `Training.optimizer`."""
         decay = self.weight_decay if weight_decay is None else weight_decay
-        return make_optimizer(self.kind, self.model, rate, decay)
+        return make_optimizer(self.optimizer_name, self.model, rate, decay)
+
+    def measure(self, model: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """The mean loss of a batch: a scalar."""
+        return self.criterion(model(batch[0]), batch[1])
 
     def loss(self, batch: Batch) -> Tensor:
         """See `Training.loss`."""
-        return self.criterion(self.model(batch[0]), batch[1])
+        with self._precision(batch):
+            return self.measure(self._trained, batch)
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> float:
@@ -92,18 +119,23 @@ class Supervised(Training):
         training = self.model.training
         self.model.eval()
         inputs, targets = self.parts[part]
-        total = 0.0
-        for x, y in zip(inputs.split(EVALUATED), targets.split(EVALUATED), strict=True):
-            total += self.criterion(self.model(x), y).item() * len(x)  # sync: evaluated
+        total = torch.zeros((), device=inputs.device)
+        with self._precision((inputs, targets)):
+            for batch in zip(inputs.split(EVALUATED), targets.split(EVALUATED), strict=True):
+                total += self.measure(self.model, batch) * len(batch[0])
         self.model.train(training)
-        return total / len(inputs)
+        return total.item() / len(inputs)  # sync: evaluated
+
+    def _precision(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(batch[0].device.type, torch.bfloat16, enabled=self.fast)
 
 
-def split(inputs: Tensor, targets: Tensor, held_out: int, seed: int) -> tuple[Batch, dict[Part, Batch]]:
-    """Training data, and three parts of `held_out` examples each, at random by the seed."""
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed)).to(inputs.device)
-    pieces = [
-        (inputs[i], targets[i]) for i in order.split_with_sizes([held_out] * 3 + [len(order) - 3 * held_out])
-    ]
-    probe, selection, test, train = pieces
-    return train, {"probe": probe, "selection": selection, "test": test}
+def split(inputs: Tensor, targets: Tensor, probe: int, held_out: int) -> tuple[Batch, dict[Part, Batch]]:
+    """Training data, `probe` examples to probe, `held_out` each for selection and test.
+
+    At random, but the same for each seed of a run: what is reported was never trained or tuned on.
+    """
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    sizes = [probe, held_out, held_out, len(inputs) - probe - 2 * held_out]
+    pieces = [(inputs[i], targets[i]) for i in order.to(inputs.device).split_with_sizes(sizes)]
+    return pieces[3], {"probe": pieces[0], "selection": pieces[1], "test": pieces[2]}

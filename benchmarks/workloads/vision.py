@@ -7,20 +7,25 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
 from ..suites.workload import Part
+from .attention import Block
 from .data import cifar10
-from .supervised import Batch, Batches, Kind, Supervised
+from .supervised import Batch, Batches, OptimizerName, Supervised
+
+SHIFT = 4
+"""Pixels that an augmented image is moved at the most."""
 
 
 def cnn(width: int) -> nn.Module:
     """Three convolutions with BatchNorm, each halving the image, and a linear head."""
     blocks: list[nn.Module] = []
-    for i, channels in enumerate((width, 2 * width, 4 * width)):
-        before = 3 if i == 0 else channels // 2
+    before = 3
+    for channels in (width, 2 * width, 4 * width):
         blocks += [nn.Conv2d(before, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
+        before = channels
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
 
 
 class Residual(nn.Module):
@@ -46,17 +51,25 @@ class Residual(nn.Module):
         return relu(self.body(x) + self.shortcut(x))
 
 
-def resnet(width: int, blocks: int) -> nn.Module:
-    """A stem that halves the image, and three stages of `blocks` residual blocks."""
-    stages: list[nn.Module] = [
-        nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+def resnet(width: int, stages: int, blocks: int, stride: int) -> nn.Module:
+    """A stem, and stages of residual blocks, each at twice the width and half the size of the last one.
+
+    Args:
+        width: channels of the stem.
+        stages: how many; with `width` 64, 4 stages and 2 blocks it is a ResNet-18.
+        blocks: a stage.
+        stride: of the stem, 1 or even.
+    """
+    kernel = max(3, stride + 1)
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()
     ]  # fmt: skip
     before = width
-    for i in range(3):
+    for i in range(stages):
         for j in range(blocks):
-            stages.append(Residual(before, width * 2**i, 2 if i and not j else 1))
+            layers.append(Residual(before, width * 2**i, 2 if i and not j else 1))
             before = width * 2**i
-    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
 
 
 class ViT(nn.Module):
@@ -65,26 +78,20 @@ class ViT(nn.Module):
     Args:
         width: of the residual stream.
         layers: how many.
-        heads: a layer.
         patch: pixels of a patch's side.
+        channels: of an image.
+        side: of an image, in pixels.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, patch: int) -> None:
+    def __init__(self, width: int, layers: int, patch: int, channels: int = 3, side: int = 32) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, width, patch, patch)
-        self.position = nn.Parameter(0.02 * torch.randn(1, (32 // patch) ** 2, width))
-        self.layers = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
-                )
-                for _ in range(layers)
-            )
-        )
+        self.embed = nn.Conv2d(channels, width, patch, patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, (side // patch) ** 2, width))
+        self.layers = nn.Sequential(*(Block(width, max(2, width // 64), causal=False) for _ in range(layers)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, 10) of images (n, 3, 32, 32)."""
+        """Logits (n, 10) of images (n, channels, side, side)."""
         tokens = self.embed(images).flatten(2).transpose(1, 2) + self.position
         out: Tensor = self.head(self.layers(tokens).mean(1))
         return out
@@ -96,43 +103,79 @@ class Cifar:
 
     Args:
         model: which.
-        kind: of the optimizer.
+        optimizer: which.
         rate: see `Workload`.
         steps: see `Workload`.
+        target: see `Workload`.
         width: of the model.
         depth: residual blocks a stage, or layers of the transformer.
+        stages: of the residual network.
+        reduction: stride of the residual network's stem, or side of the transformer's patches.
         batch: images.
-        images: to train on; the test part's first `held_out` × 3 are probe, selection and test.
-        held_out: images of each of these.
+        images: to train on.
+        probe: images of the test part to probe.
+        held_out: images each of the test part for selection and test.
+        augmented: trained on images that are moved and mirrored at random.
+        fast: bfloat16 and compiled.
     """
 
     model: Literal["cnn", "resnet", "vit"] = "cnn"
-    kind: Kind = "sgd"
+    optimizer: OptimizerName = "sgd"
     rate: float = 0.1
-    steps: int = 300
-    width: int = 16
+    steps: int = 400
+    target: float = 1.67
+    width: int = 8
     depth: int = 1
-    batch: int = 64
-    images: int = 5000
-    held_out: int = 500
+    stages: int = 3
+    reduction: int = 2
+    batch: int = 32
+    images: int = 4000
+    probe: int = 128
+    held_out: int = 400
+    augmented: bool = False
+    fast: bool = False
+    needs: str = "cifar10"
 
     @property
     def name(self) -> str:
         """`cifar-cnn-sgd`."""
-        return f"cifar-{self.model}-{self.kind}"
+        return f"cifar-{self.model}-{self.optimizer}"
+
+    @property
+    def epoch(self) -> int:
+        """See `Workload.epoch`."""
+        return self.images // self.batch
 
     def begin(self, seed: int, device: torch.device) -> Supervised:
         """See `Workload.begin`."""
-        x, y, held_x, held_y = (part.to(device) for part in cifar10(self.images, 3 * self.held_out))
-        probe, selection, test = zip(held_x.split(self.held_out), held_y.split(self.held_out), strict=True)
-        torch.manual_seed(seed)
-        model = (
-            cnn(self.width)
-            if self.model == "cnn"
-            else resnet(self.width, self.depth)
-            if self.model == "resnet"
-            else ViT(self.width, self.depth, max(1, self.width // 16), 8)
-        )
+        loaded = cifar10(self.images, self.probe + 2 * self.held_out)
+        x, y, *held = (part.to(device) for part in loaded)
+        sizes = [self.probe, self.held_out, self.held_out]
+        probe, selection, test = zip(*(part.split_with_sizes(sizes) for part in held), strict=True)
         parts: dict[Part, Batch] = {"probe": probe, "selection": selection, "test": test}
-        decay = {"sgd": 5e-4, "adamw": 0.05, "rmsprop": 0.0}[self.kind]
-        return Supervised(model.to(device), Batches((x, y), self.batch, seed), parts, self.kind, decay)
+        torch.manual_seed(seed)
+        model = self._network().to(device)
+        batches = Batches((x, y), self.batch, seed, augment if self.augmented else None)
+        decay = {"sgd": 5e-4, "adamw": 0.05, "rmsprop": 0.0}[self.optimizer]
+        return Supervised(model, batches, parts, self.optimizer, decay, fast=self.fast)
+
+    def _network(self) -> nn.Module:
+        if self.model == "cnn":
+            return cnn(self.width)
+        if self.model == "vit":
+            return ViT(self.width, self.depth, self.reduction)
+        return resnet(self.width, self.stages, self.depth, self.reduction)
+
+
+def augment(batch: Batch, generator: torch.Generator) -> Batch:
+    """Images (n, 3, h, w) moved by up to 4 pixels in both directions, half of them mirrored."""
+    images, labels = batch
+    n, _, height, width = images.shape
+    across = torch.arange(width) + torch.randint(2 * SHIFT + 1, (n, 1), generator=generator)
+    down = torch.arange(height) + torch.randint(2 * SHIFT + 1, (n, 1), generator=generator)
+    mirrored = torch.randint(2, (n, 1), generator=generator) == 1
+    across = torch.where(mirrored, across.flip(1), across)
+    places = torch.arange(n)[:, None, None], down[:, :, None], across[:, None, :]
+    padded = pad(images, (SHIFT,) * 4).permute(0, 2, 3, 1)
+    moved = padded[tuple(place.to(images.device, non_blocking=True) for place in places)]
+    return moved.permute(0, 3, 1, 2), labels
