@@ -37,7 +37,8 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     return [
         (
             one.name,
-            f"{one.value:.4g}" + ("" if one.error is None else f" ± {one.error:.2g}"),
+            (f"{one.value:.4g}" if abs(one.value) < 1000 else f"{one.value:,.0f}")
+            + ("" if one.error is None else f" ± {one.error:.2g}"),
             one.unit,
             one.target,
             "" if one.met is None else "yes" if one.met else "no",

@@ -166,7 +166,7 @@ def policy_arm(path: str) -> Tuned:
         found = made()
         return found if isinstance(found, list | tuple) else [found]
 
-    first = policies()
+    first = policies() if callable(made) else ()
     if not first or not all(hasattr(policy, "decide") for policy in first):
         raise TuneError(f"{path} is a policy's class, or a function that returns policies, got {made!r}")
     return Tuned(path.rpartition(":")[2], policies)

@@ -190,7 +190,8 @@ def config_from(data: Mapping[str, Any]) -> Config:
 def trial_from(data: Mapping[str, Any]) -> Trial:
     """The inverse of `pack`."""
     curve = tuple((float(spent), float(loss)) for spent, loss in data["curve"])
-    return Trial(config_from(data["config"]), float(data["loss"]), float(data["spent"]), data["pruned"], curve)
+    loss, spent = float(data["loss"]), float(data["spent"])
+    return Trial(config_from(data["config"]), loss, spent, data["pruned"], curve)
 
 
 def cell_from(data: Mapping[str, Any]) -> Cell:
