@@ -308,7 +308,8 @@ def mlflow_page(
 
     Example: autotune mlflow latest --port 8080
     """
-    s = summarise(resolve(run, root)) if run is not None or root.is_dir() else None
+    there_are_runs = root.is_dir() and find(root)
+    s = summarise(resolve(run, root)) if run is not None or there_are_runs else None
     if s is not None and s.mlflow is None:
         raise TuneError(
             f"MLflow shows runs that were delivered to it, and {s.folder} has MLflow off; see `autotune show`"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,6 +15,7 @@ from .terminal import print_line, print_table
 
 if TYPE_CHECKING:
     from autotune.benchmarks.suites.results import Results
+    from autotune.benchmarks.suites.scores import Row
 
 bench = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Policies against tuned baselines: benchmark suites."
@@ -90,11 +93,15 @@ def run(
     """
     place = folder or ROOT / (f"{suite}-quick" if quick else suite)
     if suite == CORE:
-        _run_core(place)
+        if any((quick, processes, device, ray, workload, policy, only, seeds, methods, retry_errors)):
+            raise TuneError(f"{CORE} is run whole, got other options than --folder; leave them out")
+        with _interruptible():
+            _run_core(place)
         return
     from autotune.benchmarks.suites import runner
     from autotune.benchmarks.suites.catalogue import Request
-    from autotune.benchmarks.suites.prepare import prepare
+    from autotune.benchmarks.suites.prepare import prepare, usable
+    from autotune.benchmarks.suites.rehearsal import rehearse
 
     request = Request(
         suite,
@@ -106,27 +113,29 @@ def run(
         cast(Any, tuple(methods or ())),  # checked by Request.make
     )
     device = device or request.make().device
-    store = prepare(request, place, device, _tell)
-    if retry_errors:
-        store.retry_errors()
-    try:
+    with _interruptible():
+        rehearse(request, usable(device))
+        store = prepare(request, place, device, _tell)
+        if retry_errors:
+            store.retry_errors()
         if ray is None:
             runner.run(store, request, device, processes or runner.processes(device))
         else:
             from autotune.benchmarks.suites import cluster
 
             cluster.run(store, request, device, ray, processes)
-    except KeyboardInterrupt:
-        _tell("interrupted; what is finished is kept, and the same command goes on from here")
-        raise typer.Exit(130) from None
     if (results := store.results()).cells:
         _summarise(results)
-        print_line(f"autotune bench report {place}  # writes the report, and opens it in MLflow")
+        print_line(f"autotune bench report {place}  # writes the report, and puts it into MLflow")
     errors = store.errors()
     for key, error in errors:
         _tell(f"{key}: {error}")
     if errors:
-        _tell(f"{len(errors)} failed; --retry-errors runs them again")
+        status = store.status()
+        if status.finished < status.planned:
+            held = status.planned - status.finished
+            _tell(f"{held} runs cannot begin, since a search for their baseline has failed")
+        _tell(f"{len(errors)} failed; --retry-errors runs them again. With other code, give another --folder")
         raise typer.Exit(1)
 
 
@@ -143,7 +152,10 @@ def report(
     """
     folder = next((path for path in (ROOT / suite, Path(suite)) if path.is_dir()), None)
     if folder is None:
-        raise TuneError(f"a report is made of a suite that was run, got {suite}: no folder {ROOT / suite}")
+        raise TuneError(
+            f"a report is made of a suite that was run, got {suite}: no folder {ROOT / suite}; "
+            "run it first: autotune bench run SUITE"
+        )
     from autotune.benchmarks.suites import core
     from autotune.benchmarks.suites import results as records
     from autotune.benchmarks.suites.store import Store
@@ -153,30 +165,44 @@ def report(
         print_line(str(folder / "report.md"))
         return
     results = Store.at(folder).results()
-    documents = _documents(results, folder)
+    _tell(f"writing the report of {len(results.cells):,} runs")
+    rows = _rows(results)
+    documents = _documents(results, rows, folder)
     documents["results.json.gz"] = folder / "results.json.gz"
     records.save(results, documents["results.json.gz"])
     for path in documents.values():
         print_line(str(path))
     if mlflow:
-        _publish(results, documents)
+        _publish(results, rows, documents)
 
 
 @bench.command("import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A results.json.gz that a report has written.")
+        Path,
+        typer.Argument(metavar="FILE", help="A results.json.gz, or the folder of a report."),
     ],
 ) -> None:
     """Load results, ours or a colleague's, into your MLflow.
 
-    Example: autotune bench import benchmarks/results/cpu.json.gz
+    Example: autotune bench import benchmarks/results/cpu-2026-11-21.json.gz
     """
     from autotune.benchmarks.suites import results as records
 
+    file = file / "results.json.gz" if file.is_dir() else file
     results = records.load(file)
+    rows = _rows(results)
     with tempfile.TemporaryDirectory() as folder:
-        _publish(results, {**_documents(results, Path(folder)), "results.json.gz": file})
+        _publish(results, rows, {**_documents(results, rows, Path(folder)), "results.json.gz": file})
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell("interrupted; what is finished is kept, and the same command goes on from here")
+        raise typer.Exit(130) from None
 
 
 def _run_core(folder: Path) -> None:
@@ -194,9 +220,9 @@ def _run_core(folder: Path) -> None:
 def _summarise(results: Results) -> None:
     from autotune.benchmarks.suites import prose, scores, tables
 
-    rows = scores.summary(results)
+    rows = _rows(results)
     print_line(" ".join((prose.progress(results), *prose.headline(rows))))
-    for budget in sorted({row.budget for row in rows}):
+    for budget in sorted({row.budget for row in rows if row.workload == scores.ALL}):
         table = tables.scores([row for row in rows if row.workload == scores.ALL and row.budget == budget])
         print_line(f"\nfinal loss over the tuned baseline's, budget {budget:g}")
         print_table(
@@ -205,20 +231,27 @@ def _summarise(results: Results) -> None:
         )
 
 
-def _documents(results: Results, folder: Path) -> dict[str, Path]:
+def _rows(results: Results) -> list[Row]:
+    from autotune.benchmarks.suites.scores import summary
+
+    return summary(results)
+
+
+def _documents(results: Results, rows: list[Row], folder: Path) -> dict[str, Path]:
     from autotune.benchmarks.suites.html import html
     from autotune.benchmarks.suites.markdown import markdown
 
     documents = {name: folder / name for name in ("report.md", "report.html")}
-    documents["report.md"].write_text(markdown(results), encoding="utf-8")
-    documents["report.html"].write_text(html(results), encoding="utf-8")
+    documents["report.md"].write_text(markdown(results, rows), encoding="utf-8")
+    documents["report.html"].write_text(html(results, rows), encoding="utf-8")
     return documents
 
 
-def _publish(results: Results, documents: dict[str, Path]) -> None:
+def _publish(results: Results, rows: list[Row], documents: dict[str, Path]) -> None:
     from autotune.benchmarks.suites.mlflow_pages import publish
 
-    print_line(publish(results, documents))
+    _tell("publishing to MLflow")
+    print_line(publish(results, documents, rows))
 
 
 def _tell(text: str) -> None:

@@ -24,6 +24,7 @@ from autotune.records import Set
 
 PROGRAM = str(Path(sys.executable).with_name("autotune"))
 COMMANDS = ["runs", "show", "decisions", "plot", "replay", "sync", "mlflow", "demo"]
+BENCH = [f"bench {command}" for command in ("list", "run", "report", "import")]
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,18 @@ def test_plot_against_a_hyperparameter_that_a_ramp_moved(invoke, tmp_path, monke
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_each_command(invoke):
+    def listed(*group):
+        commands = invoke(*group, "--help").stdout.partition("Commands:")[2]
+        return sorted(re.findall(r"^  (\w+)  ", commands, re.MULTILINE))
+
+    assert listed() == sorted([*COMMANDS, "bench"])
+    assert listed("bench") == sorted(command.removeprefix("bench ") for command in BENCH)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *BENCH])
 def test_help_explains_each_command_with_an_example(invoke, command):
-    result = invoke(command, "--help")
+    result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example: autotune {command}" in result.stdout
 
@@ -333,6 +343,16 @@ def test_a_run_on_a_server_gets_its_link_and_no_second_server(invoke, tmp_path):
     assert f"mlflow               {link}\n" in invoke("show", str(folder)).stdout
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_mlflow_without_runs_shows_the_store_that_is_set(shell, tmp_path, made):
+    folder = tmp_path / "none"
+    if made:
+        folder.mkdir()
+    done = shell("mlflow", "--root", str(folder), MLFLOW_TRACKING_URI="https://mlflow.example.org")
+    assert done.returncode == 0
+    assert done.stdout == "https://mlflow.example.org/#/experiments?workflowType=machine_learning\n"
+
+
 def serving(port):
     """Command lines of the processes that serve on `port`."""
     lines = (path.read_bytes().decode() for path in Path("/proc").glob("[0-9]*/cmdline") if path.is_file())
@@ -377,13 +397,17 @@ def test_a_port_that_is_taken_is_told_at_once(invoke, tmp_path):
     assert f"autotune: the server needs a free port, got {port}" in result.stderr
 
 
-def test_mlflow_that_cannot_start_says_why(shell, tmp_path):
+@pytest.mark.parametrize("there_are_runs", [True, False])
+def test_mlflow_that_cannot_start_says_why(shell, tmp_path, there_are_runs):
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
-    folder = send_to_mlflow(rescued(tmp_path / "run"), f"sqlite:///{tmp_path}/mlflow.db")
     start = time.monotonic()
-    done = shell("mlflow", str(folder))
+    if there_are_runs:
+        folder = send_to_mlflow(rescued(tmp_path / "run"), f"sqlite:///{tmp_path}/mlflow.db")
+        done = shell("mlflow", str(folder))
+    else:
+        done = shell("mlflow", "--root", "none", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     assert done.returncode == 1
-    assert "MLflow's server did not start" in done.stderr
+    assert f"MLflow's server did not start on sqlite:///{tmp_path}/mlflow.db" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 60
 

@@ -15,6 +15,8 @@ from autotune.cli import app
 
 PROGRAM = str(Path(sys.executable).with_name("autotune"))
 SMALL = """
+import multiprocessing
+import random
 import time
 from autotune.benchmarks.workloads.teacher_student import TeacherStudent
 from autotune.policies import Plateau
@@ -37,7 +39,29 @@ class Broken(Mine):
     name = "broken"
     healthy = Mine()
     def begin(self, seed, device):
-        raise ArithmeticError("the data are broken")
+        if multiprocessing.parent_process() is not None:  # not in the rehearsal
+            raise ArithmeticError("the data are broken")
+        return super().begin(seed, device)
+
+class Unseeded(Mine):
+    name = "unseeded"
+    def begin(self, seed, device):
+        return super().begin(random.randrange(10**6), device)
+
+class Negative(Mine):
+    name = "negative"
+    def begin(self, seed, device):
+        training = super().begin(seed, device)
+        training.evaluate = lambda part: -1.0
+        return training
+
+class Raises(Plateau):
+    def decide(self, observation):
+        raise RuntimeError("my own bug")
+
+class Asks(Plateau):
+    def __init__(self, patience):
+        super().__init__()
 """
 QUICK = ("smoke", "--quick", "--seeds", "1", "--processes", "1")
 
@@ -80,7 +104,7 @@ def test_run_report_and_import_of_a_users_workload_and_policy(tmp_path, monkeypa
     report = bench("report", "smoke-quick", "--no-mlflow")
     assert report.exit_code == 0, report.output
     folder = Path("autotune-bench/smoke-quick")
-    assert report.output.split() == [
+    assert report.stdout.split() == [
         str(folder / name) for name in ("report.md", "report.html", "results.json.gz")
     ]
     assert "mine" in (folder / "report.md").read_text()
@@ -103,7 +127,7 @@ def test_what_fails_is_named_and_is_the_exit_code():
     assert result.exit_code == 1
     assert "ArithmeticError: the data are broken (user_small.py:" in result.output
     assert "--retry-errors" in result.output
-    assert "All 13 runs are in." in result.output
+    assert "All 13 runs are in, 12 of which ended in an error." in result.output
     assert run("--workload", "user_small:Broken", "--only", "broken").exit_code == 1, "they still are"
 
 
@@ -137,6 +161,11 @@ def test_ctrl_c_ends_the_workers_and_says_how_to_go_on():
         (("run", "smoke", "--only", "nothing"), "digits-mlp-adamw"),
         (("run", "smoke", "--methods", "guess"), "a search is one of"),
         (("run", "smoke", "--device", "tpu"), "cpu or cuda"),
+        (("run", "core", "--quick"), "run whole"),
+        (("run", "smoke", "--workload", "user_small:Unseeded"), "the same seed gives the same training"),
+        (("run", "smoke", "--workload", "user_small:Negative"), "got -1.0 on the test data"),
+        (("run", "smoke", "--policy", "user_small:Raises"), "RuntimeError: my own bug"),
+        (("run", "smoke", "--policy", "user_small:Asks"), "name a function that makes"),
         (("report", "nothing"), "was run"),
         (("report", "."), "run the suite first"),
         (("import", "nothing.json.gz"), "not there"),

@@ -32,7 +32,7 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 
 
 def _one_cycle(part: float) -> float:
-    """From a 25th up to the peak in 30 %, and down to nothing, by cosines (Smith & Topin 2017)."""
+    """From a 25th up to the peak in 30 %, and down to nothing: Smith & Topin 2017, by cosines as in torch."""
     if part < 0.3:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * part / 0.3)) / 2
     return (1 + math.cos(math.pi * (part - 0.3) / 0.7)) / 2

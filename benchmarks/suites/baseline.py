@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -15,7 +16,7 @@ from autotune.records import TuneError
 from .arms import SCHEDULES
 from .results import Config, Method, Trial
 from .run import LOOKS
-from .tried import Tried
+from .tried import SEARCH_SEED, Tried
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ FIRST_RUNG, REDUCTION = 2, 3
 FINER = 10**0.25
 STRIDE, STRIDES = math.sqrt(10), 4
 """A winner at an edge is followed outwards, by so many strides at most."""
+FINALISTS, REPEATS = 3, 2
+"""The best of a search are run again so often, each time with another seed: the least of many losses with one
+seed is mostly luck."""
 
 
 def search(
@@ -54,6 +58,7 @@ def search(
 
     A winner at an edge (its rate is the highest or lowest that was tried, or within a stride of the bracket's
     end) is run with rates further out, by factors of √10, until they are no better: up to 4 trials on top.
+    At last the 3 best are run again with two further seeds, and `winner` goes by the mean: 6 on top.
 
     Args:
         workload: what is trained.
@@ -80,7 +85,10 @@ def search(
     if method in ("pbt", "pb2"):
         from . import population
 
-        return population.search(workload, method, trials, device, known, keep)
+        members = population.search(workload, method, trials, device, known, keep)
+        tried = Tried(workload, device, known[len(members) :], keep, members)
+        _again(tried)
+        return tried.finished()
     tried = Tried(workload, device, known, keep)
     _propose(tried, method, trials)
     if method == "top_of_k":
@@ -88,24 +96,39 @@ def search(
     _outwards(tried)
     if method == "grid":
         _finer(tried)
+    _again(tried)
     return tried.finished()
 
 
 def best(trials: Iterable[Trial]) -> Trial:
-    """The least loss; the lower rate on a tie."""
-    return min(trials, key=lambda trial: (trial.loss, trial.config.rate))
+    """The least loss; on a tie the one that was low first, then the lower rate."""
+    return min(trials, key=_rank)
 
 
 def winner(trials: Iterable[Trial]) -> Config:
-    """The configuration of the least loss among the trials that were run whole; the lower rate on a tie.
+    """The configuration of the least mean loss among those that were run whole, and again if any was.
+
+    On a tie the one that was low first, then the lower rate: where a loss has a least value that many reach,
+    the lowest rate is the one that only just did.
 
     Raises:
         TuneError: when no trial was run whole.
     """
-    whole = [trial for trial in trials if not trial.pruned]
-    if not whole:
+    runs: dict[Config, list[Trial]] = {}
+    for trial in trials:
+        if not trial.pruned:
+            runs.setdefault(trial.config, []).append(trial)
+    if not runs:
         raise TuneError("a search has a trial that was run whole, got none; finish it first")
-    return best(whole).config
+    found = [each for each in runs.values() if len(each) > 1] or [*runs.values()]
+    ranks = [tuple(map(statistics.fmean, zip(*map(_rank, each), strict=True))) for each in found]
+    return found[ranks.index(min(ranks))][0].config
+
+
+def _rank(trial: Trial) -> tuple[float, float, float]:
+    """The loss, the mean over the run, the rate: the less the better, in this order."""
+    losses = [loss for _, loss in trial.curve] or [trial.loss]
+    return trial.loss, statistics.fmean(losses), trial.config.rate
 
 
 def _propose(tried: Tried, method: Method, trials: int) -> None:
@@ -167,6 +190,13 @@ def _finer(tried: Tried) -> None:
     config = winner(tried.done)
     for step, name in itertools.product((1 / FINER, FINER), GRID):
         tried.run(dataclasses.replace(config, rate=config.rate * step, schedule=name))
+
+
+def _again(tried: Tried) -> None:
+    """Run the best ones with further seeds."""
+    whole = sorted((trial for trial in tried.done if not trial.pruned), key=_rank)
+    for trial, i in itertools.product(whole[:FINALISTS], range(REPEATS)):
+        tried.run(trial.config, seed=SEARCH_SEED + 1 + i)
 
 
 def _outwards(tried: Tried) -> None:

@@ -22,7 +22,10 @@ from .peers import PEERS
 from .remedies import Remedy
 from .results import Method
 from .suite import Suite
+from .workload import Workload
 
+PARTS = ("name", "steps", "epoch", "rate", "target", "begin")
+"""Of a workload."""
 POLICIES = (
     Tuned("guard", lambda: [DivergenceGuard()]),
     Tuned("plateau", lambda: [Plateau()]),
@@ -52,7 +55,7 @@ def cpu() -> Suite:
     return Suite(
         name="cpu",
         about="small workloads of many kinds: policies and peers from any rate, against tuned baselines",
-        workloads=(*sizes.CPU, Control("CartPole-v1")),
+        workloads=sizes.CPU,
         arms=(*SCHEDULES, *POLICIES, *PEERS),
     )
 
@@ -63,7 +66,7 @@ def wide() -> Suite:
         cpu(),
         name="wide",
         about="as cpu, on the rest of the workloads",
-        workloads=(*sizes.WIDE, Control("Acrobot-v1")),
+        workloads=(*sizes.WIDE, Control("CartPole-v1"), Control("Acrobot-v1")),
     )
 
 
@@ -87,7 +90,7 @@ def no_harm() -> Suite:
     return Suite(
         name="no-harm",
         about="policies on top of the tuned schedule, at the tuned rate: is a healthy run left alone?",
-        workloads=(*sizes.CPU, Control("CartPole-v1")),
+        workloads=sizes.CPU,
         arms=tuple(replace(arm, on_schedule=True) for arm in POLICIES),
         factors=(1.0,),
         budgets=(1.0,),
@@ -140,9 +143,9 @@ class Request:
             TuneError: for a name that is not there.
         """
         if self.suite not in SUITES:
-            raise TuneError(f"a suite is one of {', '.join(SUITES)}, got {self.suite!r}")
+            raise TuneError(f"a suite is one of {', '.join([*SUITES, 'core'])}, got {self.suite!r}")
         suite = SUITES[self.suite]()
-        workloads = (*suite.workloads, *(_made(imported(path)) for path in self.workloads))
+        workloads = (*suite.workloads, *map(users_workload, self.workloads))
         known = [workload.name for workload in workloads]
         if missing := [name for name in self.only if name not in known]:
             raise TuneError(f"{self.suite} has the workloads {', '.join(known)}, got {', '.join(missing)}")
@@ -158,18 +161,42 @@ class Request:
         return replace(suite, seeds=seeds, methods=self.methods or suite.methods)
 
 
+def users_workload(path: str) -> Workload:
+    """The workload that an import path names, or that what is there returns when it is called."""
+    found = imported(path)
+    made: Workload = called(path, found) if callable(found) else found
+    if missing := [name for name in PARTS if not hasattr(made, name)]:
+        raise TuneError(f"{path} is a workload, or makes one, got {made!r} without {', '.join(missing)}")
+    return made
+
+
 def policy_arm(path: str) -> Tuned:
     """The arm of a policy that an import path names, or of a list of them that a function there returns."""
     made = imported(path)
 
     def policies() -> Sequence[Policy]:
-        found = made()
+        found = called(path, made)
         return found if isinstance(found, list | tuple) else [found]
 
     first = policies() if callable(made) else ()
     if not first or not all(hasattr(policy, "decide") for policy in first):
         raise TuneError(f"{path} is a policy's class, or a function that returns policies, got {made!r}")
     return Tuned(path.rpartition(":")[2], policies)
+
+
+def called(path: str, found: Callable[[], Any]) -> Any:
+    """What the object that an import path names makes.
+
+    Raises:
+        TuneError: when it cannot be called without arguments, or raises.
+    """
+    try:
+        return found()
+    except Exception as error:
+        raise TuneError(
+            f"{path} is called without arguments, got {type(error).__name__}: {error}; name a function that "
+            "makes what you want"
+        ) from error
 
 
 def imported(path: str) -> Any:
@@ -186,8 +213,7 @@ def imported(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise TuneError(f"{path} is imported as package.module:Name, got {error}") from error
-
-
-def _made(found: Any) -> Any:
-    return found() if callable(found) else found
+        raise TuneError(
+            f"{path} is imported as package.module:Name, got {error}; it is looked for in the current folder "
+            "and where Python looks, and a module's name goes without .py"
+        ) from error

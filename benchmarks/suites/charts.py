@@ -15,16 +15,18 @@ from .svg import Axis, Line, line_chart, linear, logarithmic
 
 Numbers = Mapping[str, int]
 """Of arms: their place in the legend."""
-TAUS = np.geomspace(1, 8, 49)
+CUT = 8.0
+"""Of a performance profile: how far from the best arm its axis reaches at most."""
 TIMES = np.geomspace(0.25, 8, 61)
 CEILING = 100.0
 """Scores are drawn up to it; beyond it a line runs along the upper edge."""
 
 
 def profile(pairs: Sequence[Pair], budget: float, numbers: Numbers) -> tuple[str, str] | None:
-    """Performance profile, and what is left out of it; None when no problem was solved by every arm.
+    """Performance profile, and what is left out of it; None when no problem was run by every arm.
 
     A problem is a workload, a seed and an initial rate; an arm that ignores the rate has one score for all.
+    A run that was destroyed solves nothing, however near the best arm is to the initial loss.
     """
     inside = [pair for pair in pairs if pair.cell.budget == budget]
     arms = [arm for arm in numbers if any(pair.cell.arm == arm for pair in inside)]
@@ -33,36 +35,43 @@ def profile(pairs: Sequence[Pair], budget: float, numbers: Numbers) -> tuple[str
     found: dict[tuple[str, int, float | None], dict[str, float]] = {}
     for pair in inside:
         for rate in factors if pair.cell.factor is None else [pair.cell.factor]:
-            found.setdefault((*pair.unit, rate), {})[pair.cell.arm] = pair.final
+            problem = pair.cell.workload, pair.cell.seed, rate
+            found.setdefault(problem, {})[pair.cell.arm] = math.inf if pair.destroyed else pair.final
     whole = [scores for scores in found.values() if len(scores) == len(arms)]
     if not whole:
         return None
-    shares = performance_profile({arm: [scores[arm] for scores in whole] for arm in arms}, TAUS)
+    table = {arm: [scores[arm] for scores in whole] for arm in arms}
+    ratios = [score / min(scores.values()) for scores in whole for score in scores.values()]
+    largest = max((ratio for ratio in ratios if math.isfinite(ratio)), default=1.0)
+    taus = np.geomspace(1, min(max(largest, 1.1), CUT), 73)
+    shares = performance_profile(table, taus)
     lines = [
         Line(
             numbers[arm],
-            list(zip(TAUS, row, strict=True)),
-            [f"{share(y)} within {x:.2f} of the best" for x, y in zip(TAUS, row, strict=True)],
+            list(zip(taus, row, strict=True)),
+            [f"{share(y)} within {x:.2f} of the best" for x, y in zip(taus, row, strict=True)],
+            stairs=True,
         )
         for arm, row in shares.items()
     ]
-    at = int(np.searchsorted(TAUS, 1.1))
     label = (
         f"Performance profile at budget {budget:g}. Share of problems within 1.1 of the best arm: "
-        + _list((arm, share(row[at])) for arm, row in shares.items())
+        + _list((arm, share(row[0])) for arm, row in performance_profile(table, [1.1]).items())
     )
-    x = logarithmic("loss over the best arm's, τ", 1, 8)
+    x = logarithmic("loss over the best arm's, τ", 1, taus[-1])
     picture = line_chart(label, x, linear("share of problems", 0, 1, percent=True), lines)
-    left_out = len(found) - len(whole)
-    return picture, f"{len(whole):,} problems" + (
-        f"; {left_out:,} that not every arm was run on" if left_out else ""
-    )
+    note = f"{len(whole):,} problem{'' if len(whole) == 1 else 's'}"
+    if left_out := len(found) - len(whole):
+        note += f"; {left_out:,} more not run by every arm"
+    if largest > CUT:
+        note += f"; cut at τ = {CUT:g}, the largest is {number(largest)}"
+    return picture, note
 
 
 def robustness(rows: Sequence[Row], numbers: Numbers) -> str | None:
-    """Median score by initial rate, of the rows of one workload and budget; None when no arm uses it."""
+    """Median score by initial rate, of rows of one workload and budget; None from fewer than two rates."""
     factors = sorted({rate for row in rows for rate in row.rates})
-    if not factors:
+    if len(factors) < 2:
         return None
     lines, values = [], [1.0]
     for row in rows:
@@ -96,7 +105,7 @@ def times(pairs: Sequence[Pair], budget: float, numbers: Numbers) -> str | None:
             said = [
                 f"{share(y)} at {x:.2f} of the baseline's time" for x, y in zip(TIMES, shares, strict=True)
             ]
-            lines.append((arm, Line(at, list(zip(TIMES, shares, strict=True)), said)))
+            lines.append((arm, Line(at, list(zip(TIMES, shares, strict=True)), said, stairs=True)))
     if not lines:
         return None
     label = f"Share of runs that reach the target, budget {budget:g}: " + _list(

@@ -47,21 +47,21 @@ def run(store: Store, request: Request, device: str, address: str, at_most: int 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == LOCAL:
-            ray.init(num_cpus=at_most or processes("cpu"), include_dashboard=False, **quiet)
+            ray.init(LOCAL, num_cpus=at_most or processes("cpu"), include_dashboard=False, **quiet)
         else:
             _knock(address)  # Ray itself waits for minutes
             ray.init(address=address, **quiet)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise TuneError(
             f"--ray is the address of a running Ray, or {LOCAL}, got {address!r}: {error}"
         ) from error
     flying: dict[Any, Item] = {}
     try:
         has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        number = has.get("GPU" if device == "cuda" else "CPU", 0)
-        if number < 1:
+        devices = has.get("GPU" if device == "cuda" else "CPU", 0)
+        if devices < 1:
             raise TuneError(f"a cluster for --device {device} has one, got {address!r} with {has}")
-        slots = int(min(at_most or number, number))
+        slots = int(min(at_most or devices, devices))
         task = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"))(_task)
         trials = Queue(actor_options={"num_cpus": 0})
         with Progress(store, slots) as progress:

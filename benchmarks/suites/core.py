@@ -45,12 +45,10 @@ def run(folder: Path) -> Core:
     read(folder)
     for name in BENCHMARKS:
         if not _file(folder, name).exists():
-            done = subprocess.run(
-                [sys.executable, "-m", __name__, name, str(folder)],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            if done.returncode:
-                raise TuneError(f"{name} has ended with exit code {done.returncode}; run the suite again")
+            command = [sys.executable, "-m", __name__, name, str(folder)]
+            code = _wait(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+            if code:
+                raise TuneError(f"{name} has ended with exit code {code}; run the suite again")
     return read(folder)
 
 
@@ -99,9 +97,21 @@ def measure(name: str, folder: Path) -> None:
     unfinished.replace(path)
 
 
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; Ctrl-C reaches both, and the other one has files and a server to tidy away."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+
+
 def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1], Path(sys.argv[2]))
+    try:
+        measure(sys.argv[1], Path(sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)

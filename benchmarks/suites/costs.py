@@ -44,7 +44,7 @@ def searches(results: Results) -> list[Search]:
     found = []
     for workload, methods in results.searches.items():
         bests = {method: _best(trials) for method, trials in methods.items() if trials}
-        least = min((trial.loss for trial in bests.values()), default=math.nan)
+        least = min((t.loss for t in bests.values() if math.isfinite(t.loss)), default=math.nan)
         for method, best in bests.items():
             trials = methods[method]
             near = next((i for i, t in enumerate(trials, 1) if not t.pruned and t.loss <= NEAR * least), None)
@@ -65,7 +65,7 @@ def searches(results: Results) -> list[Search]:
 
 def _best(trials: Sequence[Trial]) -> Trial:
     whole = [trial for trial in trials if not trial.pruned]
-    return min(whole or trials, key=lambda trial: (trial.loss, trial.config.rate))
+    return min(whole or trials, key=lambda trial: (math.isnan(trial.loss), trial.loss, trial.config.rate))
 
 
 def _spent(trials: Sequence[Trial]) -> float:

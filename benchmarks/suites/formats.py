@@ -13,9 +13,14 @@ def number(value: float) -> str:
         return "–"
     if math.isinf(value):
         return "never"
-    if abs(value) >= 999.5:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if 0.095 <= abs(value) < 9.995 else f"{value:.{2 if abs(value) < 1 else 3}g}"
+    if abs(value) < 0.095 or abs(value) >= 1e6:
+        return f"{value:.2g}"
+    return f"{value:,.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+
+
+def thousandths(value: float) -> str:
+    """Three figures after the point; a dash for what is not finite."""
+    return f"{value:.3f}" if abs(value) < 1e6 else "–"
 
 
 def share(value: float) -> str:

@@ -5,65 +5,83 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from . import prose, tables
+from . import prose, search_tables, tables
 from .pairs import paired
 from .results import Results
 from .scores import ALL, Row, summary
 from .tables import Table
+from .troubles import troubles
+
+NONE = "No run of it can be compared."
 
 
-def markdown(results: Results) -> str:
-    """The whole report."""
-    return "\n\n".join(_parts(results, summary(results))) + "\n"
+def markdown(results: Results, rows: Sequence[Row] | None = None) -> str:
+    """The whole report.
+
+    Args:
+        results: of a suite.
+        rows: `scores.summary` of them, which takes its time; None: it is worked out.
+    """
+    return "\n\n".join(_parts(results, summary(results) if rows is None else rows)) + "\n"
 
 
 def _parts(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     pairs, gaps = paired(results)
     yield f"# {plain(prose.title(results))}"
+    yield plain(prose.SCORE)
+    yield from map(plain, (prose.progress(results), *prose.headline(rows)))
     yield f"    {' '.join(results.command.splitlines())}"
     yield plain(", ".join(f"{name} {version}" for name, version in results.versions.items()))
-    yield plain(" ".join((prose.progress(results), *prose.headline(rows))))
-    yield "## How it was measured"
-    yield "\n".join(f"- {plain(line)}" for line in prose.protocol(results))
+    if rows:
+        yield from _scores(results, rows)
+    yield "## The tuned baselines"
+    yield _table(search_tables.baselines(results))
+    yield (
+        "The searches by method: the best loss that each found over the best of all of its workload, and "
+        "their cost in runs of the baseline."
+    )
+    yield _table(search_tables.methods(results))
+    yield "## Errors and missing runs"
+    found = troubles(results, rows, pairs, gaps)
+    for sentence, table in found:
+        yield sentence
+        yield _table(table)
+    if not found:
+        yield "None."
+
+
+def _scores(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     for budget in sorted({row.budget for row in rows}):
         over_all = [row for row in rows if row.workload == ALL and row.budget == budget]
+        if not over_all:
+            continue
         yield f"## All workloads, budget {budget:g}"
         yield _table(tables.scores(over_all))
         yield _table(tables.details(over_all))
-    yield "## Where it falls short"
-    short = [f"- **{plain(arm)}**: {plain(faults)}" for arm, faults in prose.shortcomings(rows)]
-    yield "\n".join(short) or "Nowhere that these runs show."
+    if any(row.workload == ALL for row in rows):
+        yield "## Where it falls short"
+        yield _list(prose.shortcomings(rows)) or "Nowhere that these runs show."
+    yield "## How it was measured"
+    yield _list(prose.protocol(results))
     yield "## Each workload"
     for workload in results.steps:
         own = [row for row in rows if row.workload == workload]
         yield f"### {plain(workload)}"
-        yield _table(tables.workload(own)) if own else "No run of it can be compared yet."
-    yield "## The tuned baselines"
-    yield _table(tables.baselines(results))
-    yield "What each search found, over the best of all of them, and its cost in runs of the baseline:"
-    yield _table(tables.methods(results))
-    yield "## Errors and missing runs"
-    troubles = (
-        ("Runs that ended in an error; they are in the scores, as failures:", tables.errors(results)),
-        ("Runs that are not in the scores:", tables.missing(gaps)),
-        ("Runs whose last evaluation went beyond the budget:", tables.overspent(pairs)),
-    )
-    if not any(table.rows for _, table in troubles):
-        yield "None."
-    for sentence, table in troubles:
-        if table.rows:
-            yield sentence
-            yield _table(table)
+        yield _table(tables.workload(own)) if own else NONE
+
+
+def _list(items: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{plain(name)}**: {plain(text)}" for name, text in items)
 
 
 def plain(text: str) -> str:
     """Text that Markdown takes as it is: no markup, no HTML, one line."""
-    return re.sub(r"([\\`*\[\]<>|#]|_(?![^\W_])|(?<![^\W_])_)", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*\[\]>|#]|<(?![\s\d])|_(?![^\W_])|(?<![^\W_])_)", r"\\\1", " ".join(text.split()))
 
 
 def _table(table: Table) -> str:
     lines = [[plain(text) for text in line] for line in (table.columns, *table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    widths = [max(2, *(len(line[i]) for line in lines)) for i in range(len(table.columns))]
     words = table.words
     rule = ["-" * width if i < words else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     filled = [

@@ -16,7 +16,8 @@ from .workload import Workload
 class Member:
     """A training whose state can be handed on to another one, which goes on with other settings.
 
-    All members have the same seed, so that after as many steps they have seen the same batches.
+    All members have the same seed, so that after as many steps they have seen the same batches; those of
+    reinforcement learning have not, for what an environment gives depends on who acts in it.
     """
 
     def __init__(self, workload: Workload, device: torch.device) -> None:

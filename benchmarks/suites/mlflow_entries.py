@@ -8,18 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .mlflow_entry import RATE, SUITE, TAG, Curve, Entry, at, color_of, finite
-from .pairs import BASELINE, Pair, paired
+from .mlflow_entry import RATE, SUITE, TAG, Curve, Entry, at, finite
+from .pairs import BASELINE, Pair, kept, numbers, paired
 from .results import Cell, Finished, Outcome, Results
 from .run import LOOKS
-from .scores import ALL, Row, summary
+from .scores import ALL, Row, silent, summary
 from .statistics import capped
+from .svg import color
 
 
-def entries(results: Results) -> list[Entry]:
-    """All runs, parents first."""
+def entries(results: Results, rows: Sequence[Row] | None = None) -> list[Entry]:
+    """All runs, parents first.
+
+    Args:
+        results: of a suite.
+        rows: `scores.summary` of them, which takes its time; None: it is worked out.
+    """
     pairs, gaps = paired(results)
-    rows = summary(results)
+    rows = summary(results) if rows is None else rows
+    left_out = silent(rows)
+    counted = {pair.cell: pair for pair in pairs if pair.cell.workload not in left_out}
     scores = {pair.cell: pair for pair in pairs}
     reasons = {gap.cell: gap.reason for gap in gaps}
     suite = Entry(
@@ -38,10 +46,10 @@ def entries(results: Results) -> list[Entry]:
     )
     workloads = [_workload(results, name, rows) for name in results.steps]
     arms = list(dict.fromkeys(item.cell.arm for item in results.cells))
-    colors = {arm: color_of(i) for i, arm in enumerate(arms)}
+    colors = {arm: color(number) for arm, number in numbers(results).items()}
     return [
         suite,
-        *(_arm(arm, rows, _progress(results, scores, arm), colors[arm]) for arm in arms),
+        *(_arm(arm, rows, _progress(results, counted, arm), colors[arm]) for arm in arms),
         *workloads,
         *(
             _cell(item, scores.get(item.cell), reasons.get(item.cell, ""), colors[item.cell.arm])
@@ -59,9 +67,9 @@ def _arm(arm: str, rows: Sequence[Row], progress: Mapping[float, Curve], color: 
             suffix = at(row.budget)
             values = [row.rates.get(factor, row.final.median) for factor in factors]
             metrics |= {name + suffix: value for name, value in _figures(row).items()}
-            metrics["score by initial rate" + suffix] = list(enumerate(values))
+            metrics["score by rate" + suffix] = list(enumerate(values))
             metrics[RATE + suffix] = [(i, math.log10(factor)) for i, factor in enumerate(factors)]
-            metrics["progress by percent of budget" + suffix] = progress.get(row.budget, [])
+            metrics["progress by percent" + suffix] = progress.get(row.budget, [])
     return Entry("arm", f"arm {arm}", arm, SUITE, {"arm": arm}, finite(metrics), color=color)
 
 
@@ -120,7 +128,9 @@ def _cell(item: Finished, pair: Pair | None, reason: str, color: str) -> Entry:
     if outcome is not None:
         for name in ("initial", "final", "best", "spent", "steps", "seconds"):
             metrics[name] = float(getattr(outcome, name))
-        metrics["selection"] = [(round(look.spent), look.selection) for look in outcome.looks]
+        metrics["selection capped"] = [
+            (round(look.spent), capped(look.selection, outcome.initial_selection)) for look in outcome.looks
+        ]
         metrics["lr"] = [(round(look.spent), look.rate) for look in outcome.looks]
     return Entry(
         "cell",
@@ -138,16 +148,22 @@ def _cell(item: Finished, pair: Pair | None, reason: str, color: str) -> Entry:
 
 def _progress(results: Results, scores: Mapping[Cell, Pair], arm: str) -> dict[float, Curve]:
     """By budget: the median selection loss over the baseline's final one, by percent of the budget spent."""
-    final = {
-        (item.cell.workload, item.cell.seed): capped(item.outcome.selection, item.outcome.initial_selection)
+    baselines = {
+        (item.cell.workload, item.cell.seed): item.outcome
         for item in results.cells
         if item.outcome and item.cell.arm == BASELINE and item.cell.budget == 1.0
     }
     ratios: dict[float, list[list[float]]] = {}
     for item in results.cells:
-        if item.cell.arm == arm and item.outcome and item.cell in scores:
-            base = final[item.cell.workload, item.cell.seed]
-            ratios.setdefault(item.cell.budget, []).append([loss / base for loss in _losses(item.outcome)])
+        if item.cell.arm == arm and item.cell in scores:
+            baseline = baselines[item.cell.workload, item.cell.seed]
+            base = kept(baseline.selection, baseline.initial_selection)
+            if not 0 < base < math.inf:
+                continue
+            losses = [baseline.initial_selection] * (LOOKS + 1)  # of a run that ended in an error
+            if item.outcome:
+                losses = list(_losses(item.outcome))
+            ratios.setdefault(item.cell.budget, []).append([loss / base for loss in losses])
     return {
         budget: [(round(100 * i / LOOKS), float(value)) for i, value in enumerate(np.median(runs, axis=0))]
         for budget, runs in ratios.items()
@@ -157,9 +173,10 @@ def _progress(results: Results, scores: Mapping[Cell, Pair], arm: str) -> dict[f
 def _losses(outcome: Outcome) -> Iterator[float]:
     """Selection losses when each 25th of the budget was spent, at most the initial one."""
     spent = [look.spent for look in outcome.looks]
+    losses = [look.selection for look in outcome.looks] or [outcome.initial_selection]
     for i in range(LOOKS + 1):
         seen = bisect.bisect_right(spent, i * outcome.allowed / LOOKS + 1) - 1
-        yield capped(outcome.looks[max(0, seen)].selection, outcome.initial_selection)
+        yield capped(losses[max(0, seen)], outcome.initial_selection)
 
 
 def _parent(workload: str) -> str:

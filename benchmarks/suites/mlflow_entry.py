@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 import hashlib
 import json
@@ -19,7 +18,8 @@ Curve = list[tuple[int, float]]
 """Points of (step, value); a figure is a curve of one point."""
 SUITE = "summary"
 """Name of the suite's own run."""
-RATE = "log10 initial rate over tuned"
+RATE = "log10 rate ratio"
+"""Of the initial rate over the tuned one. A slash in a name would make the UI file it apart."""
 BEGAN = ("autotune-torch", "torch", "processor")
 TAG = 5000
 """The longest tag that every store of MLflow takes."""
@@ -73,12 +73,6 @@ def identity(results: Results) -> str:
     command, *_ = results.command.split(" && ")
     began = [results.versions.get(name, "").split(" and ")[0] for name in BEGAN]
     return _digest([results.suite, command, *began])
-
-
-def color_of(number: int) -> str:
-    """Grey for the baseline, which comes first; then hues that are far from those before them."""
-    red, green, blue = colorsys.hls_to_rgb(number * 0.618 % 1, (0.4, 0.55)[number % 2], 0.7 if number else 0)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
 
 
 def at(budget: float) -> str:

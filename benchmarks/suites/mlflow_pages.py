@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,7 +22,9 @@ from autotune.mlflow_server import HOST, PORT
 from .mlflow_entries import entries
 from .mlflow_entry import SUITE, Entry, identity
 from .mlflow_views import ARMS, TRIALS, link, views
+from .prose import SCORE
 from .results import Results
+from .scores import Row
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,11 +32,15 @@ if TYPE_CHECKING:
 
 RESULTS, KEY, DIGEST, LEVEL = "autotune.results", "autotune.key", "autotune.digest", "autotune.level"
 DONE = ("FINISHED", "FAILED")
-BATCH = 1000
-"""The most metrics that MLflow takes in one call."""
+BATCH = 800
+"""Metrics in one call, with room for params and tags: MLflow takes 1000 of all of them."""
 
 
-def publish(results: Results, documents: Mapping[str, Path] = MappingProxyType({})) -> str:
+def publish(
+    results: Results,
+    documents: Mapping[str, Path] = MappingProxyType({}),
+    rows: Sequence[Row] | None = None,
+) -> str:
     """Write results to the MLflow that is set, or to `mlflow.db` in the current folder.
 
     What is there already is left as it is, what has changed is replaced, and what was broken off is
@@ -42,6 +49,7 @@ def publish(results: Results, documents: Mapping[str, Path] = MappingProxyType({
     Args:
         results: of a suite, finished or not.
         documents: files that become artifacts of the suite's run, by name.
+        rows: `scores.summary` of the results, which takes its time; None: it is worked out.
 
     Returns:
         The address of the view that compares the arms: on the server that is set, or, for a store on this
@@ -53,7 +61,7 @@ def publish(results: Results, documents: Mapping[str, Path] = MappingProxyType({
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     uri = str(target()["tracking_uri"])
-    name, wanted = identity(results), entries(results)
+    name, wanted = identity(results), entries(results, rows)
     try:
         client = _connect(uri)
         experiment = _experiment(client, uri, f"autotune bench {results.suite}")
@@ -66,9 +74,11 @@ def publish(results: Results, documents: Mapping[str, Path] = MappingProxyType({
     except Exception as error:  # MLflow and its stores raise all kinds
         brief = " ".join(str(error).split())[:300]
         raise DeliveryError(
-            f"MLflow at {uri} did not take the results ({type(error).__name__}: {brief}); "
+            f"MLflow at {_shown(uri)} did not take the results ({type(error).__name__}: {brief}); "
             "what has arrived stays, publish them again"
         ) from error
+    wrote = f"{len(results.cells):,} runs of the suite {results.suite}"
+    print(f"autotune: {wrote} are in {_shown(uri)}", file=sys.stderr)
     remote = uri.startswith(("http://", "https://"))
     address = uri if remote else f"http://{HOST}:{PORT}"
     if not remote:
@@ -157,7 +167,7 @@ def _describe(client: MlflowClient, experiment: str, results: Results, run: str)
     """The saved views, and a note that leads to them."""
     name = identity(results)
     budgets = sorted({item.cell.budget for item in results.cells})
-    for key, value in views(name, budgets).items():
+    for key, value in views(name, budgets, len(results.cells)).items():
         client.set_experiment_tag(experiment, key, value)
     arms, trials = (link(".", experiment, name, view) for view in (ARMS, TRIALS))
     report = f"./#/experiments/{experiment}/runs/{run}/artifacts?workflowType=machine_learning"
@@ -165,8 +175,7 @@ def _describe(client: MlflowClient, experiment: str, results: Results, run: str)
     lines = (  # the UI shows the first until it is asked for more
         f"[Arms against the tuned baseline]({arms}) · [single runs]({trials}) · [report]({report}) · "
         f"{finished:,} of {results.planned:,} finished, {errors} of them in an error",
-        "Score: the test loss that a run ends with, over the tuned baseline's from the same seed; "
-        "1 is as good, less is better",
+        SCORE,
         f"By `{results.command}`",
     )
     client.set_experiment_tag(experiment, "mlflow.note.content", "  \n".join(lines))
@@ -178,6 +187,14 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    # MLflow would put a local store's files into the current folder, which is another one next time.
-    files = (database(uri).parent / "mlruns" / name).as_uri() if is_local(uri) else None
+    files = None
+    if is_local(uri):  # MLflow would put the files into the current folder, which is another one next time
+        file = database(uri)
+        folder = file.parent / "mlruns"  # of mlflow.db; another store beside it has its files apart
+        files = (folder / name if file.stem == "mlflow" else folder / file.stem / name).as_uri()
     return str(client.create_experiment(name, artifact_location=files))
+
+
+def _shown(uri: str) -> str:
+    """An address without what is secret in it."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)

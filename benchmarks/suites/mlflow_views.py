@@ -18,18 +18,21 @@ from .mlflow_entry import RATE, at
 PREFIX = "mlflow.sharedViewState."
 ARMS, TRIALS = "arms", "trials"
 COLUMNS, HEIGHT = 2, 400
+LOADED = 100
+"""Runs that the UI loads at first."""
 
 
-def views(results: str, budgets: Sequence[float]) -> dict[str, str]:
+def views(results: str, budgets: Sequence[float], runs: int) -> dict[str, str]:
     """Tags of the experiment that hold the views.
 
     Args:
         results: identity of the results.
         budgets: those that were run.
+        runs: how many single ones there are.
     """
     return {
         f"{PREFIX}{results}-{ARMS}": _saved("Arms against the tuned baseline", _arms(results, budgets)),
-        f"{PREFIX}{results}-{TRIALS}": _saved("Single runs", _trials(results)),
+        f"{PREFIX}{results}-{TRIALS}": _saved("Single runs", _trials(results, runs)),
     }
 
 
@@ -57,9 +60,9 @@ def _arms(results: str, budgets: Sequence[float]) -> dict[str, Any]:
         {
             "Score: loss over the baseline's": [
                 _chart("BAR", "median score"),
-                _line("score by initial rate", xAxisKey="metric", selectedXAxisMetricKey=RATE),
+                _line("score by rate", xAxisKey="metric", selectedXAxisMetricKey=RATE),
                 _chart("BAR", "worst score"),
-                _line("progress by percent of budget"),
+                _line("progress by percent"),
                 *(_chart("BAR", f"median score{at(budget)}") for budget in budgets if budget != 1.0),
                 _chart("BAR", "share destroyed"),
             ]
@@ -67,13 +70,14 @@ def _arms(results: str, budgets: Sequence[float]) -> dict[str, Any]:
     )
 
 
-def _trials(results: str) -> dict[str, Any]:
+def _trials(results: str, runs: int) -> dict[str, Any]:
     """Single runs: a random hundred, which the UI loads at first, since digests are random."""
+    which = f"{LOADED} of {runs:,} single runs, at random" if runs > LOADED else f"All {runs} single runs"
     return _state(
         f"tags.`autotune.results` = '{results}' and tags.`autotune.level` = 'cell'",
         "tags.`autotune.digest`",
         {
-            "100 runs at random": [
+            which: [
                 _chart(
                     "PARALLEL",
                     "parallel",
@@ -89,7 +93,7 @@ def _trials(results: str) -> dict[str, Any]:
                     xaxis={"key": RATE, "type": "METRIC"},
                     yaxis={"key": "log10 score", "type": "METRIC"},
                 ),
-                _line("selection"),
+                _line("selection capped"),
                 _line("lr"),
             ],
         },
@@ -150,7 +154,7 @@ def _chart(kind: str, metric: str, **settings: Any) -> dict[str, Any]:
         "type": kind,
         "uuid": metric,
         "metricKey": metric,
-        "runsCountToCompare": 100,
+        "runsCountToCompare": LOADED,
         "deleted": False,
         "isGenerated": False,
         **settings,

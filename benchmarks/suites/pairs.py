@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .arms import Baseline
 from .results import Cell, Finished, Outcome, Results
 from .statistics import capped, time_to_target
 
-BASELINE = "tuned baseline"
+BASELINE = Baseline().name
 """The arm that the others are compared with, at budget 1."""
 LEAST = 1e-9
 """Losses below this part of the initial one count as this: a ratio of zeros says nothing."""
@@ -43,11 +44,6 @@ class Pair:
     spent: float
     overspent: float
 
-    @property
-    def unit(self) -> tuple[str, int]:
-        """Workload and seed: all rates of one unit see the same data and weights."""
-        return self.cell.workload, self.cell.seed
-
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -75,6 +71,18 @@ def paired(results: Results) -> tuple[list[Pair], list[Gap]]:
     return pairs, gaps + [Gap(cell, "not run") for cell in _not_run(results)]
 
 
+def numbers(results: Results) -> dict[str, int]:
+    """Of the arms, by which every report colours them: 0 is the baseline, then as they come."""
+    names = dict.fromkeys((BASELINE, *(item.cell.arm for item in results.cells)))
+    return {arm: i for i, arm in enumerate(names)}
+
+
+def kept(loss: float, initial: float) -> float:
+    """A loss that ratios are made of: at most the initial one, and not 0."""
+    found = capped(loss, initial)
+    return max(found, LEAST * initial) if found >= 0 else found
+
+
 def _pair(item: Finished, baseline: Finished | None, results: Results) -> Pair | Gap:
     cell, outcome = item.cell, item.outcome
     if baseline is None:
@@ -84,26 +92,24 @@ def _pair(item: Finished, baseline: Finished | None, results: Results) -> Pair |
     reference = baseline.outcome
     initial = reference.initial if outcome is None else outcome.initial  # a seed begins at the same weights
     final, best = (math.nan, math.nan) if outcome is None else (outcome.final, outcome.best)
-    losses = [_kept(final, initial), _kept(best, initial)]
-    base = [_kept(reference.final, reference.initial), _kept(reference.best, reference.initial)]
+    losses = [kept(final, initial), kept(best, initial)]
+    base = [kept(reference.final, reference.initial), kept(reference.best, reference.initial)]
     if not (all(0 < start < math.inf for start in (initial, reference.initial)) and min(losses + base) > 0):
         return Gap(cell, "a loss is negative, or the initial one is not finite and positive")
+    ratios = losses[0] / base[0], losses[1] / base[1], initial / base[0]
+    if not all(0 < ratio < math.inf for ratio in ratios):
+        return Gap(cell, "a loss is beyond what a ratio of them can hold")
     return Pair(
         cell=cell,
-        final=losses[0] / base[0],
-        best=losses[1] / base[1],
-        initial=initial / base[0],
+        final=ratios[0],
+        best=ratios[1],
+        initial=ratios[2],
         destroyed=not final < initial,
         failed=outcome is None,
         time=_time(outcome, reference, results.targets[cell.workload]),
         spent=math.nan if outcome is None else outcome.spent / results.steps[cell.workload],
         overspent=0.0 if outcome is None else max(0.0, round(outcome.spent - outcome.allowed, 6)),
     )
-
-
-def _kept(loss: float, initial: float) -> float:
-    kept = capped(loss, initial)
-    return max(kept, LEAST * initial) if kept >= 0 else kept
 
 
 def _time(outcome: Outcome | None, reference: Outcome, target: float) -> float:
@@ -114,8 +120,8 @@ def _time(outcome: Outcome | None, reference: Outcome, target: float) -> float:
 
 
 def _reached(outcome: Outcome, target: float) -> float:
-    spent, losses = zip(*((look.spent, look.selection) for look in outcome.looks), strict=True)
-    return time_to_target(spent, losses, target)
+    looks = outcome.looks
+    return time_to_target([look.spent for look in looks], [look.selection for look in looks], target)
 
 
 def _not_run(results: Results) -> Iterator[Cell]:

@@ -167,7 +167,7 @@ def _annealed(run: Run, make: Callable[[list[dict[str, Any]]], Optimizer]) -> Ca
 
 
 def _at_probes(run: Run, tell: Callable[[float], object]) -> Callable[[int], object]:
-    """`run.probes` evaluations, evenly: the last of them before the last step, where it can still matter."""
+    """At most `run.probes` evaluations, evenly; what they leave of their budget goes into steps."""
     every = math.ceil(run.steps_beside(run.probes) / run.probes)
     return lambda step: tell(run.probe()) if step % every == 0 else None
 

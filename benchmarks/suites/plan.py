@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -130,3 +130,9 @@ def lacking(suite: Suite) -> dict[str, str]:
         for name, folder in needs.items()
         if folder is not None and not (root and Path(root, folder).is_dir())
     }
+
+
+def present(suite: Suite) -> Suite:
+    """The suite without the workloads that are `lacking`."""
+    missing = lacking(suite)
+    return replace(suite, workloads=tuple(one for one in suite.workloads if one.name not in missing))

@@ -57,8 +57,9 @@ def search(
             draws anew; `pb2` asks a Gaussian process over the logarithms of both.
         trials: at least 4.
         device: to train on.
-        known: what an earlier call kept. Members cannot be trained one by one: unless all are there, the
-            population is trained again, and those that `known` lacks come from the second one.
+        known: what an earlier call kept; what comes after the members is not looked at. Members cannot be
+            trained one by one: unless all are there, the population is trained again, and those that `known`
+            lacks come from the second one.
         keep: called with each new member, at the end.
 
     Returns:
@@ -79,7 +80,7 @@ def search(
         for trial in found[len(known) :]:
             keep(trial)
         return (*known, *found[len(known) :])
-    return tuple(known)
+    return tuple(known[:members])
 
 
 @contextlib.contextmanager
@@ -95,18 +96,26 @@ def _ray(method: Method) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Ray reads them when it starts: no callbacks that write logs, paths stay relative to where we are, and
-    # members see the GPU although none is set aside for each of them.
+    # Ray reads them when it starts: no callbacks that write logs, paths stay relative to where we are, a GPU
+    # is seen by members although none is set aside for each of them, and a population that Ctrl-C cuts off
+    # is not taken for a whole one.
     quiet = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local",
+        num_cpus=PROCESSES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -31,6 +32,7 @@ class Progress:
         self._console = Console(highlight=False)
         self._bar: Bar | None = None
         self._shown = -float("inf")
+        self._running: frozenset[str] = frozenset()
         if self._console.is_terminal:
             self._bar = Bar(
                 BarColumn(20),
@@ -75,13 +77,24 @@ class Progress:
                 description="; ".join(status.running),
             )
         else:
-            self._console.print(line(status, left), markup=False, soft_wrap=True)
+            still = [key for key in status.running if key in self._running]
+            self._running = frozenset(status.running)
+            self._console.print(line(status, left, still), markup=False, soft_wrap=True)
 
 
-def line(status: Status, left: str) -> str:
-    """Where it stands, in a line."""
+def line(status: Status, left: str, still: Sequence[str]) -> str:
+    """Where it stands, in a line.
+
+    Args:
+        status: of the store.
+        left: the time, as text; empty: not known.
+        still: keys of what is being run since the last line, and may hang.
+    """
     errors = f", {status.errors} of them errors" if status.errors else ""
-    return f"{status.finished:,} of {status.planned:,} finished{errors}" + (f"; {left}" if left else "")
+    parts = [f"{status.finished:,} of {status.planned:,} finished{errors}", left]
+    if still:
+        parts.append(f"still running: {', '.join(still)}")
+    return "; ".join(filter(None, parts))
 
 
 def duration(seconds: float) -> str:

@@ -94,7 +94,7 @@ class Look:
     spent: float
     selection: float
     rate: float
-    """The first param group's."""
+    """The first param group's, in the step before; NaN before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,4 +250,7 @@ def load(path: Path) -> Results:
     except FileNotFoundError:
         raise TuneError(f"results are read from a .json.gz file of a suite, got {path}: not there") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise TuneError(f"results are read from a .json.gz file of a suite, got {path}: {error!r}") from error
+        raise TuneError(
+            f"results are read from a file that `autotune bench report` has written, got {path}, which is "
+            f"none or is damaged: {type(error).__name__}: {error}"
+        ) from error

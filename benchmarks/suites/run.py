@@ -86,7 +86,13 @@ class Run:
         self._stepping = False
         self._settle: Callable[[], object] = lambda: None
         self._looks: list[Look] = []
+        self._used: float | Tensor = math.nan  # the first group's rate in the last step
         self._initial = self._evaluate("test")
+        if not 0 < self._initial < math.inf:
+            raise TuneError(
+                f"a loss is positive, and finite before the first step, got {self._initial} on the test "
+                "data; scores are ratios: add a constant to a loss that can be negative"
+            )
         self._best = self._best_selection = math.inf
         self._aside = 0.0
         self._start = time.perf_counter()
@@ -126,6 +132,7 @@ class Run:
                 be measured again at its averaged weights. It draws no random numbers, and the arm pays.
         """
         optimizer.register_step_pre_hook(self._watch)
+        optimizer.register_step_post_hook(self._note)
         self.optimizer, self._settle = optimizer, settle
         return optimizer
 
@@ -228,25 +235,30 @@ class Run:
 
     def _look(self) -> None:
         selection = self._evaluate("selection")
-        rate = math.nan if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
-        self._looks.append(Look(self.spent, selection, rate))
+        self._looks.append(Look(self.spent, selection, float(self._used)))  # sync: a look, if it is a tensor
         if selection < self._best_selection:
             self._best_selection, self._best = selection, self._evaluate("test")
 
     def _evaluate(self, part: Part) -> float:
         averaging: Any = self.optimizer if hasattr(self.optimizer, "eval") else None  # schedule-free ones
         if averaging is None:
-            return self._training.evaluate(part)
+            return float(self._training.evaluate(part))
         weights: list[Tensor] = [*self.model.parameters()]
         kept = [weight.detach().clone() for weight in weights]
         averaging.eval()
         try:
             self._settle()
-            return self._training.evaluate(part)
+            return float(self._training.evaluate(part))
         finally:
             averaging.train()
             with torch.no_grad():  # there and back is not exact, and a look changes nothing
                 torch._foreach_copy_(weights, kept)
+
+    def _note(self, *_: object) -> None:
+        # In the hook: afterwards a tuner or a scheduler may have put another value there.
+        assert self.optimizer is not None
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._used = rate.clone() if isinstance(rate, Tensor) else rate
 
     def _watch(self, *_: object) -> None:
         if not self._stepping:

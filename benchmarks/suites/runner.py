@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import joblib  # type: ignore[import-untyped]
 import torch
 
 from autotune.records import TuneError
@@ -23,22 +24,24 @@ from autotune.records import TuneError
 from . import baseline
 from .arms import Baseline
 from .catalogue import Request
-from .plan import Item, Job, Result, Search, baselines
+from .plan import Item, Job, Result, Search, baselines, planned, present
 from .progress import Progress
+from .rehearsal import brief
 from .results import Outcome, Trial
 from .run import execute
-from .store import Store
+from .store import Store, StoreError
 from .suite import Suite
 from .workload import healthy
 
 STOPS_WITHIN = 5.0
 """Seconds that a worker has to end when it is told to."""
+SPAWN = multiprocessing.get_context("spawn")
 Keep = Callable[[Trial], object]
 
 
 def processes(device: str) -> int:
     """How many run at a time: one a core that this process may use, or one a GPU."""
-    return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
+    return torch.cuda.device_count() if device == "cuda" else int(joblib.cpu_count())
 
 
 def run(store: Store, request: Request, device: str, processes: int) -> None:
@@ -56,18 +59,20 @@ def run(store: Store, request: Request, device: str, processes: int) -> None:
     if processes < 1:
         raise TuneError(f"a suite is run by at least 1 process, got {processes}")
     workers: dict[int, SpawnProcess] = {}
+    begun = SPAWN.Event()
     try:
         with Progress(store, processes) as progress:
             while store.busy():
                 for number in range(processes):
                     if number not in workers:
-                        workers[number] = _start(store.folder, request, device, number)
+                        workers[number] = _start(store.folder, request, device, number, begun)
                 wait([worker.sentinel for worker in workers.values()], timeout=0.5)
                 for number, worker in list(workers.items()):
                     if worker.is_alive():
                         continue
-                    if worker.exitcode and worker.exitcode > 0:
-                        raise TuneError(f"worker {number} has ended with exit code {worker.exitcode}")
+                    code = worker.exitcode or 0  # negative: killed by a signal, and the store counts it
+                    if code > 0 or (code < 0 and not begun.is_set()):
+                        raise TuneError(f"worker {number} has ended with exit code {code}")
                     del workers[number]
                 progress.show()
     finally:
@@ -78,10 +83,12 @@ def attempt(suite: Suite, item: Item, device: torch.device, keep: Keep) -> Resul
     """Run an item; an error that it raises is its result."""
     try:
         return _search(suite, item, device, keep) if isinstance(item, Search) else _cell(suite, item, device)
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        last = traceback.format_exception_only(error)[-1].strip()
-        return f"{last} ({Path(place.filename).name}:{place.lineno}, {place.name})"
+    except StoreError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            raise
+        return brief(error)
 
 
 def _search(suite: Suite, search: Search, device: torch.device, keep: Keep) -> tuple[Trial, ...]:
@@ -98,9 +105,9 @@ def _cell(suite: Suite, job: Job, device: torch.device) -> Outcome:
     return execute(workload, arm, start, cell.seed, cell.budget, device)
 
 
-def _start(folder: Path, request: Request, device: str, number: int) -> SpawnProcess:
-    worker = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(folder, request, device, number), name=f"suite worker {number}"
+def _start(folder: Path, request: Request, device: str, number: int, begun: Event) -> SpawnProcess:
+    worker = SPAWN.Process(
+        target=_work, args=(folder, request, device, number, begun), name=f"suite worker {number}"
     )
     with _one_thread() if device == "cpu" else contextlib.nullcontext():
         worker.start()
@@ -131,10 +138,11 @@ def _stop(workers: list[SpawnProcess]) -> None:
         worker.join()
 
 
-def _work(folder: Path, request: Request, device_name: str, number: int) -> None:
+def _work(folder: Path, request: Request, device_name: str, number: int, begun: Event) -> None:
     """What a worker does: it ends when nothing is left, or when the process that started it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver tells us when to end
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # temporary folders are tidied away
+    # Temporary folders are tidied away. Ray, in a search for a population, sets the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
     device = torch.device(device_name)
     if device.type == "cuda":
         device = torch.device("cuda", number % torch.cuda.device_count())
@@ -142,7 +150,14 @@ def _work(folder: Path, request: Request, device_name: str, number: int) -> None
     else:
         torch.set_num_threads(1)
     driver = multiprocessing.parent_process()
-    work(Store(folder), request.make(), device, lambda: driver is None or driver.is_alive())
+    assert driver is not None
+    try:
+        suite, store = present(request.make()), Store(folder)
+        store.limit(planned(suite))
+        begun.set()
+        work(store, suite, device, driver.is_alive)
+    except TuneError as error:
+        sys.exit(f"autotune: {error}")
 
 
 def work(store: Store, suite: Suite, device: torch.device, go_on: Callable[[], bool]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .pairs import BASELINE, Pair, paired
 from .results import Results
-from .statistics import holm, median_interval, sensitivity, wilcoxon_less
+from .statistics import holm, median_interval, sensitivity, wilcoxon_below
 
 ALL = "all workloads"
+MOST = 0.5
+"""A workload on which more of the baseline's own runs than this were destroyed says nothing of the arms."""
 HARM = 1.01
 """A score above it is harm to a run that began at the tuned rate."""
 
@@ -21,15 +23,20 @@ HARM = 1.01
 class Scores:
     """Losses of an arm over the tuned baseline's, paired by workload and seed: below 1 is better.
 
+    What is independent of each other: the seeds of one workload, and of several only the workloads. All runs
+    of such a unit are drawn together for the interval, and give one mean log for the test.
+
     Args:
         median: over all runs.
-        low: of its bootstrap interval at 95 %, in which a seed's rates are drawn together.
+        low: of its bootstrap interval at 95 %; NaN for a single unit.
         high: of the same.
         worst: the largest.
-        p_better: of Wilcoxon's one-sided test on the logs, averaged over the rates of a seed, that the arm is
-            better than the baseline; corrected by Holm over all arms of the table and both directions. NaN
-            for the baseline, which is compared with itself.
+        p_better: of Wilcoxon's one-sided test that the arm is better than the baseline; corrected by Holm
+            over all arms of the table and both directions. NaN for the baseline, which is compared with
+            itself.
         p_worse: the same that it is worse.
+
+    Source: Demšar (2006), section 3.1.3, for a workload as the unit of a comparison over several.
     """
 
     median: float
@@ -60,10 +67,9 @@ class Row:
         time: median time to target over the baseline's; infinite when most never got there, NaN when the
             baseline did not.
         reached: share of the runs that got to the target, of those whose baseline did; NaN where none did.
-        sensitivity: to the initial rate, in baseline losses: the median over workloads and seeds; 0 for an
-            arm that ignores it.
+        sensitivity: to the initial rate, in baseline losses: the median over those workloads and seeds that
+            were run from all rates; 0 for an arm that ignores it, NaN for one that has a single rate.
         spent: mean steps, evaluations included, over those of a run of the baseline; NaN after errors alone.
-        most: the largest.
     """
 
     workload: str
@@ -81,52 +87,82 @@ class Row:
     reached: float
     sensitivity: float
     spent: float
-    most: float
 
 
 def summary(results: Results) -> list[Row]:
     """All rows: the workloads in their order, `ALL` last; in each, budgets, and arms in their order.
 
-    An arm none of whose runs can be compared has no row; `pairs.paired` names them.
+    An arm none of whose runs can be compared has no row; `pairs.paired` names them. `ALL` is without the
+    workloads that say nothing: see `silent`.
     """
     pairs, gaps = paired(results)
     arms = list(dict.fromkeys(item.cell.arm for item in results.cells))
     budgets = sorted({item.cell.budget for item in results.cells})
     rows: list[Row] = []
     for workload in (*results.steps, ALL):
+        within = {workload} if workload != ALL else results.steps.keys() - set(silent(rows))
         for budget in budgets:
-            inside = [p for p in pairs if workload in (ALL, p.cell.workload) and p.cell.budget == budget]
+            inside = [p for p in pairs if p.cell.workload in within and p.cell.budget == budget]
             table = {arm: found for arm in arms if (found := [p for p in inside if p.cell.arm == arm])}
             missing = [
-                gap.cell.arm
-                for gap in gaps
-                if workload in (ALL, gap.cell.workload) and gap.cell.budget == budget
+                gap.cell.arm for gap in gaps if gap.cell.workload in within and gap.cell.budget == budget
             ]
-            final, best = _tested(table, budget, "final"), _tested(table, budget, "best")
+            unit = _workload if len(within) > 1 else _seed
+            p = {state: _tested(table, budget, state, unit) for state in ("final", "best")}
             rows += [
-                _row(workload, arm, budget, found, missing.count(arm), final[arm], best[arm])
+                _row(
+                    workload,
+                    arm,
+                    budget,
+                    found,
+                    missing.count(arm),
+                    _scores(found, "final", unit, p["final"][arm]),
+                    _scores(found, "best", unit, p["best"][arm]),
+                )
                 for arm, found in table.items()
             ]
     return rows
 
 
-def _tested(table: Mapping[str, Sequence[Pair]], budget: float, state: str) -> dict[str, tuple[float, float]]:
+def silent(rows: Sequence[Row]) -> dict[str, float]:
+    """Workloads that say nothing, since their baseline failed itself: the share of it that was destroyed."""
+    return {
+        row.workload: row.destroyed
+        for row in rows
+        if (row.arm, row.budget) == (BASELINE, 1.0) and row.workload != ALL and row.destroyed > MOST
+    }
+
+
+def _workload(pair: Pair) -> str:
+    return pair.cell.workload
+
+
+def _seed(pair: Pair) -> int:
+    return pair.cell.seed
+
+
+def _tested(
+    table: Mapping[str, Sequence[Pair]], budget: float, state: str, unit: Callable[[Pair], object]
+) -> dict[str, tuple[float, float]]:
     """By arm: Holm's p that it is better than the baseline, and that it is worse."""
     p: dict[str, float] = {}
     for arm, pairs in table.items():
         if (arm, budget) != (BASELINE, 1.0):
-            means = [math.exp(np.mean(logs)) for logs in _by_unit(pairs, state).values()]
-            ones = np.ones(len(means))
-            p[f"< {arm}"], p[f"> {arm}"] = wilcoxon_less(means, ones), wilcoxon_less(ones, means)
+            units: dict[object, list[float]] = {}
+            for pair in pairs:
+                units.setdefault(unit(pair), []).append(getattr(pair, state))
+            means = np.array([math.exp(np.mean(np.log(values))) for values in units.values()])
+            p[f"< {arm}"], p[f"> {arm}"] = wilcoxon_below(means), wilcoxon_below(1 / means)
     corrected = holm(p)
     return {arm: (corrected.get(f"< {arm}", math.nan), corrected.get(f"> {arm}", math.nan)) for arm in table}
 
 
-def _by_unit(pairs: Sequence[Pair], state: str) -> dict[tuple[str, int], list[float]]:
-    logs: dict[tuple[str, int], list[float]] = {}
-    for pair in pairs:
-        logs.setdefault(pair.unit, []).append(math.log(getattr(pair, state)))
-    return logs
+def _scores(
+    pairs: Sequence[Pair], state: str, unit: Callable[[Pair], object], p: tuple[float, float]
+) -> Scores:
+    values = [getattr(pair, state) for pair in pairs]
+    median, low, high = median_interval(values, [unit(pair) for pair in pairs])
+    return Scores(median, low, high, max(values), *p)
 
 
 def _row(
@@ -135,14 +171,13 @@ def _row(
     budget: float,
     pairs: Sequence[Pair],
     missing: int,
-    final: tuple[float, float],
-    best: tuple[float, float],
+    final: Scores,
+    best: Scores,
 ) -> Row:
     factors = sorted({pair.cell.factor for pair in pairs if pair.cell.factor is not None})
     tuned_rate = [pair.final > HARM for pair in pairs if pair.cell.factor in (None, 1.0)]
     times = [pair.time for pair in pairs if not math.isnan(pair.time)]
     spent = [pair.spent for pair in pairs if not pair.failed]
-    units = {pair.unit: pair.initial for pair in pairs}
     return Row(
         workload=workload,
         arm=arm,
@@ -150,26 +185,25 @@ def _row(
         cells=len(pairs),
         missing=missing,
         errors=sum(pair.failed for pair in pairs),
-        final=_scores([pair.final for pair in pairs], pairs, final),
-        best=_scores([pair.best for pair in pairs], pairs, best),
+        final=final,
+        best=best,
         rates={f: float(np.median([p.final for p in pairs if p.cell.factor == f])) for f in factors},
         destroyed=float(np.mean([pair.destroyed for pair in pairs])),
         harmed=float(np.mean(tuned_rate)) if tuned_rate else math.nan,
         time=float(np.median(times)) if times else math.nan,
         reached=float(np.mean(np.isfinite(times))) if times else math.nan,
-        sensitivity=float(
-            np.median(
-                [
-                    sensitivity([pair.final for pair in pairs if pair.unit == unit], initial)
-                    for unit, initial in units.items()
-                ]
-            )
-        ),
+        sensitivity=_sensitivity(pairs, len(factors)),
         spent=float(np.mean(spent)) if spent else math.nan,
-        most=max(spent, default=math.nan),
     )
 
 
-def _scores(values: Sequence[float], pairs: Sequence[Pair], p: tuple[float, float]) -> Scores:
-    median, low, high = median_interval(values, [pair.unit for pair in pairs])
-    return Scores(median, low, high, max(values), *p)
+def _sensitivity(pairs: Sequence[Pair], rates: int) -> float:
+    """Of what was run from all `rates`: from fewer it would seem less."""
+    if rates == 0:
+        return 0.0
+    units: dict[tuple[str, int], list[Pair]] = {}
+    for pair in pairs:
+        units.setdefault((pair.cell.workload, pair.cell.seed), []).append(pair)
+    whole = [unit for unit in units.values() if len(unit) == rates > 1]
+    found = [sensitivity([pair.final for pair in unit], unit[0].initial) for unit in whole]
+    return float(np.median(found)) if found else math.nan

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr, wilcoxon
-from sklearn.ensemble import RandomForestRegressor
 
 from autotune.records import TuneError
 
@@ -30,6 +29,8 @@ def median_interval(
 ) -> tuple[float, float, float]:
     """The median, and its percentile bootstrap interval, the same at each call.
 
+    Of one group alone the ends are NaN: nothing says how much another would differ.
+
     Args:
         values: (n,), finite, n at least 1.
         groups: (n,), what each value belongs to, when only groups are independent of each other: they are
@@ -45,6 +46,8 @@ def median_interval(
     number = {group: i for i, group in enumerate(dict.fromkeys(groups or range(len(x))))}
     member = np.array([number[group] for group in groups or range(len(x))])
     order = x.argsort()
+    if len(number) == 1:
+        return float(np.median(x)), math.nan, math.nan
     x, drawn = x[order], _draws(len(number))[:, member[order]].cumsum(axis=1, dtype=np.int32)
     total = drawn[:, -1:]  # the values of a resample: each of x as often as its group was drawn
     middle = [x[(drawn > position).argmax(axis=1)] for position in ((total - 1) // 2, total // 2)]
@@ -60,21 +63,20 @@ def _draws(groups: int) -> NDArray[np.int32]:
     return np.bincount(flat.ravel(), minlength=RESAMPLES * groups).reshape(-1, groups).astype(np.int32)
 
 
-def wilcoxon_less(a: ArrayLike, b: ArrayLike) -> float:
-    """p of the paired signed-rank test (Wilcoxon 1945) that `a` is smaller than `b`, on log ratios.
+def wilcoxon_below(ratios: ArrayLike) -> float:
+    """p of the signed-rank test (Wilcoxon 1945) that paired ratios are below 1, on their logs.
 
-    1 when all pairs are equal. With n pairs p is at least 2⁻ⁿ: five pairs cannot reach 0.03.
+    1 when all are 1; some that are count half for either side. With n of them p is at least 2⁻ⁿ: five cannot
+    reach 0.03.
 
     Raises:
-        TuneError: for unequal lengths, or values that are not positive and finite.
+        TuneError: for no ratios, or one that is not positive and finite.
     """
-    x, y = _finite(a), _finite(b)
-    if len(x) != len(y) or min(x.min(), y.min()) <= 0:
-        raise TuneError(f"paired losses are positive and of one length, got {len(x)} and {len(y)} values")
-    difference = np.log(x / y)
-    if not difference.any():
-        return 1.0
-    return float(wilcoxon(difference, alternative="less", zero_method="zsplit").pvalue)
+    x = _finite(ratios)
+    if x.min() <= 0:
+        raise TuneError(f"ratios of losses are positive, got {ratios!r}")
+    logs = np.log(x)
+    return float(wilcoxon(logs, alternative="less", zero_method="zsplit").pvalue) if logs.any() else 1.0
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -149,6 +151,8 @@ def importance(columns: Mapping[str, ArrayLike], losses: ArrayLike) -> dict[str,
 
     Source: mean decrease in impurity, Breiman et al. (1984); Breiman (2001).
     """
+    from sklearn.ensemble import RandomForestRegressor  # slow to import, and runs do not need it
+
     forest = RandomForestRegressor(n_estimators=100, random_state=0)
     forest.fit(np.column_stack(list(columns.values())), np.log(_finite(losses)))
     return {name: float(part) for name, part in zip(columns, forest.feature_importances_, strict=True)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,31 @@ from .results import Cell, Finished, Outcome, Results, Trial, cell_from, outcome
 FILE = "suite.sqlite"
 
 
+class StoreError(TuneError):
+    """The file cannot be read or written."""
+
+
 class Store:
     """The items of a suite, and what came of them.
 
     Args:
         folder: of the suite; made when it is not there.
+
+    Raises:
+        StoreError: from here and from all methods, when the file cannot be read or written.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._db = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
-        # So a commit waits for no disk: a run may take 0.3 s, and many processes commit. What is killed
-        # loses nothing; when the machine goes down, the last seconds may be run again.
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._wanted: Container[str] | None = None
+        with self._errors():
+            self._db = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
+            # So a commit waits for no disk: a run may take 0.3 s, and many processes commit. What is killed
+            # loses nothing; when the machine goes down, the last seconds may be run again.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.create_function("wanted", 1, lambda key: self._wanted is None or key in self._wanted)
         with self._transaction() as db:
             for statement in rows.SCHEMA.split(";"):
                 db.execute(statement)
@@ -53,8 +63,15 @@ class Store:
             raise TuneError(f"a suite's folder holds {FILE}, got {folder}: not there; run the suite first")
         return store
 
+    def limit(self, items: Iterable[Planned]) -> None:
+        """Claim, count and report these only: what one request asks for, of all that the folder has.
+
+        Another request may have workloads and policies that this one's processes do not know.
+        """
+        self._wanted = frozenset(one.item.key for one in items)
+
     def plan(self, facts: Mapping[str, Any], workloads: Sequence[Defined], items: Sequence[Planned]) -> None:
-        """Add what is not there yet; what is there stays as it is.
+        """Add what is not there yet, and be limited to the items; what is there stays as it is.
 
         Args:
             facts: of the suite, the same whenever it is planned.
@@ -66,10 +83,11 @@ class Store:
         """
         with self._transaction() as db:
             for name, value in facts.items():
-                self._insert_same(db, "facts", name, "value", pack(value), {})
+                self._insert_same(db, "facts", {"name": name, "value": json.dumps(pack(value))})
             for one in workloads:
+                definition = json.dumps(pack(one.definition))
                 self._insert_same(
-                    db, "workloads", one.name, "definition", pack(one.definition), {"base": one.base}
+                    db, "workloads", {"name": one.name, "base": one.base, "definition": definition}
                 )
             db.executemany(
                 "INSERT OR IGNORE INTO items (key, kind, workload, record, place, cost, state)"
@@ -88,22 +106,17 @@ class Store:
                 ],
             )
             rows.open_cells(db)
+        self.limit(items)
 
-    def _insert_same(
-        self, db: sqlite3.Connection, table: str, name: str, column: str, value: Any, more: Mapping[str, str]
-    ) -> None:
-        known = db.execute(f"SELECT {column} FROM {table} WHERE name = ?", (name,)).fetchone()
-        if known is None:
-            names = ("name", column, *more)
-            marks = ", ".join("?" for _ in names)
-            db.execute(
-                f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})",
-                (name, json.dumps(value), *more.values()),
-            )
-        elif json.loads(known[0]) != value:
+    def _insert_same(self, db: sqlite3.Connection, table: str, row: Mapping[str, str]) -> None:
+        columns, now = ", ".join(row), tuple(row.values())
+        before = db.execute(f"SELECT {columns} FROM {table} WHERE name = ?", (row["name"],)).fetchone()
+        if before is None:
+            db.execute(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", now)
+        elif before != now:
             raise TuneError(
-                f"{self.folder} holds results with {name} = {known[0]}, got {json.dumps(value)}; "
-                "delete the folder, or give another one by --folder"
+                f"{self.folder} holds results with {before[0]} = {', '.join(before[1:])}, "
+                f"got {', '.join(now[1:])}; delete the folder, or give another one by --folder"
             )
 
     def claim(self) -> Item | None:
@@ -111,7 +124,8 @@ class Store:
         with self._transaction() as db:
             rows.release_dead(db)
             found = db.execute(
-                "SELECT key, kind, record, workload FROM items WHERE state = 'open' ORDER BY place LIMIT 1"
+                "SELECT key, kind, record, workload FROM items"
+                " WHERE state = 'open' AND wanted(key) ORDER BY place LIMIT 1"
             ).fetchone()
             if found is None:
                 return None
@@ -164,7 +178,7 @@ class Store:
         with self._transaction() as db:
             db.execute(
                 "UPDATE items SET state = 'open', error = NULL, deaths = 0"
-                " WHERE state = 'done' AND error IS NOT NULL"
+                " WHERE state = 'done' AND error IS NOT NULL AND wanted(key)"
             )
 
     def busy(self) -> bool:
@@ -173,27 +187,29 @@ class Store:
             rows.release_dead(db)
             return bool(
                 db.execute(
-                    "SELECT EXISTS (SELECT 1 FROM items WHERE state IN ('open', 'claimed'))"
+                    "SELECT EXISTS (SELECT 1 FROM items WHERE state IN ('open', 'claimed') AND wanted(key))"
                 ).fetchone()[0]
             )
 
     def errors(self) -> list[tuple[str, str]]:
         """Keys of items that failed, and why."""
-        with self._transaction() as db:
+        with self._reading() as db:
             return db.execute(
-                "SELECT key, error FROM items WHERE error IS NOT NULL ORDER BY place"
+                "SELECT key, error FROM items WHERE error IS NOT NULL AND wanted(key) ORDER BY place"
             ).fetchall()
 
     def status(self) -> Status:
         """How far it is."""
-        with self._transaction() as db:
+        with self._reading() as db:
             finished, planned, errors = db.execute(
-                "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*), COUNT(error) FROM items"
+                "SELECT COALESCE(SUM(state = 'done'), 0), COUNT(*), COUNT(error) FROM items WHERE wanted(key)"
             ).fetchone()
-            running = db.execute("SELECT key FROM items WHERE state = 'claimed' ORDER BY place").fetchall()
+            running = db.execute(
+                "SELECT key FROM items WHERE state = 'claimed' AND wanted(key) ORDER BY place"
+            ).fetchall()
             costs = db.execute(
                 "SELECT TOTAL(seconds), TOTAL(cost) FILTER (WHERE seconds IS NOT NULL),"
-                " TOTAL(cost) FILTER (WHERE state != 'done') FROM items GROUP BY workload"
+                " TOTAL(cost) FILTER (WHERE state != 'done') FROM items WHERE wanted(key) GROUP BY workload"
             ).fetchall()
         seconds, cost = (sum(row[i] for row in costs) for i in (0, 1))
         if not cost:
@@ -209,13 +225,13 @@ class Store:
 
     def fact(self, name: str, default: Any = None) -> Any:
         """What `plan` or `note` has written down."""
-        with self._transaction() as db:
+        with self._reading() as db:
             found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return json.loads(found[0]) if found else default
 
     def results(self) -> Results:
-        """All that is finished, in the order in which it was planned."""
-        with self._transaction() as db:
+        """All that is finished, in the order in which it was planned; whoever asked for it."""
+        with self._reading() as db:
             facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
             workloads = [
                 (name, base, json.loads(text))
@@ -248,7 +264,21 @@ class Store:
             )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._db:  # committed, or rolled back
-            self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        with self._errors(), self._db:  # committed, or rolled back
+            self._db.execute(f"BEGIN {kind}")
             yield self._db
+
+    def _reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """One state of all tables; nobody who writes waits for it."""
+        return self._transaction("DEFERRED")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            path = self.folder / FILE
+            raise StoreError(
+                f"a suite needs a file that can be read and written, got {path}: {error}"
+            ) from error

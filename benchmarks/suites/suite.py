@@ -94,4 +94,6 @@ class Suite:
 def _unique(what: str, names: Iterable[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise TuneError(f"{what} of a suite have names of their own, got {', '.join(twice)} more than once")
+        raise TuneError(
+            f"{what} of a suite have names of their own, got {', '.join(twice)} more than once; rename yours"
+        )

@@ -17,8 +17,16 @@ STEPS = (
     tuple(1 + i / 20 for i in range(180)),
 )
 """Ticks of a decade, from coarse to fine."""
-COLOURS, DASHES = 5, 4
-"""Of lines: told apart by both, as colours alone do not suffice for a dozen arms, or for every eye."""
+PALETTE = (
+    *("#767676", "#0072b2", "#d55e00", "#00945f", "#b8539a", "#2b8fc9", "#8a6d00", "#c8323f"),
+    *("#6f57cf", "#4f8a10", "#008489", "#a65a2e", "#e0508a", "#7480da", "#b07d0b", "#a04cd0"),
+    *("#5f7f95", "#c46a4a", "#38963f", "#cf4fc9", "#6f7f30"),
+)
+"""Of arms, in every report: the baseline's grey first. All are seen on white paper and on black."""
+RUN, DASHES = 5, 4
+"""After so many arms the dashes change: colours alone do not suffice for a dozen, or for every eye."""
+EXTREMES = 1e-120, 1e120
+"""What an axis reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,13 @@ class Line:
         arm: its number among the arms; 0 is the baseline.
         points: (x, y).
         said: what a pointer shows, one a point.
+        stairs: y stays as it is up to the next point.
     """
 
     arm: int
     points: Sequence[tuple[float, float]]
     said: Sequence[str]
+    stairs: bool = False
 
 
 def linear(label: str, low: float, high: float, percent: bool = False) -> Axis:
@@ -66,6 +76,7 @@ def linear(label: str, low: float, high: float, percent: bool = False) -> Axis:
 
 def logarithmic(label: str, low: float, high: float) -> Axis:
     """An axis with two to seven ticks at round numbers; its ends move out a little."""
+    low, high = (min(max(value, EXTREMES[0]), EXTREMES[1]) for value in (low, high))
     margin = max(1.05, (high / low) ** 0.04)
     low, high = low / margin, high * margin
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -88,7 +99,16 @@ def brief(value: float) -> str:
 
 def style(arm: int) -> str:
     """The classes of an arm's lines."""
-    return "s base" if arm == 0 else f"s c{(arm - 1) % COLOURS} d{(arm - 1) // COLOURS % DASHES}"
+    return f"s base {_class(arm)}" if arm == 0 else f"s {_class(arm)} d{(arm - 1) // RUN % DASHES}"
+
+
+def color(arm: int) -> str:
+    """Of an arm, as `#rrggbb`."""
+    return PALETTE[arm] if arm < len(PALETTE) else PALETTE[1 + (arm - 1) % (len(PALETTE) - 1)]
+
+
+def _class(arm: int) -> str:
+    return f"c{PALETTE.index(color(arm))}"
 
 
 def chart(body: str, label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
@@ -165,8 +185,16 @@ def polylines(points: Sequence[tuple[float, float]], attributes: str) -> str:
     )
 
 
+def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same points with a corner before each: y stays as it is up to the next one."""
+    corners = [(x, y) for (x, _), (_, y) in zip(points[1:], points, strict=False)]
+    return [*points[:1], *(p for pair in zip(corners, points[1:], strict=True) for p in pair)]
+
+
 def _line(line: Line, x: Axis, y: Axis) -> str:
     points = [(left(x, a), math.nan if math.isnan(b) else top(y, b)) for a, b in line.points]
+    if line.stairs:
+        points = stairs(points)
     said = "|".join(
         escape(text) for text, (_, b) in zip(line.said, line.points, strict=True) if not math.isnan(b)
     )

@@ -10,7 +10,7 @@ from html import escape
 from .formats import factor
 from .pairs import BASELINE
 from .results import Event, Finished, Look, Results
-from .svg import Axis, chart, linear, logarithmic, polylines
+from .svg import Axis, chart, linear, logarithmic, polylines, stairs
 
 WIDTH, LEFT, RIGHT = 360, 54, 20
 UPPER, LOWER, HEIGHT = (8, 98), (112, 186), 222
@@ -25,12 +25,13 @@ LETTERS = 120
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A picked run: its arm, its rate, the picture and what else is to be said."""
+    """A picked run: its arm, its rate, the picture, what else is to be said, and the number of decisions."""
 
     arm: str
     rate: str
     picture: str
     note: str
+    decisions: int
 
 
 def timelines(results: Results, workload: str) -> list[Timeline]:
@@ -57,7 +58,7 @@ def _timeline(item: Finished, baseline: Sequence[Look]) -> Timeline:
     spent = linear("steps spent", 0, outcome.allowed)
     looks = outcome.looks
     losses = [look.selection for look in (*looks, *baseline) if _positive(look.selection)] or [1.0]
-    ceiling = 10 * max(outcome.initial_selection, min(losses))  # an explosion may not flatten all else
+    ceiling = 10 * max(min(losses), outcome.initial_selection)  # an explosion may not flatten all else
     loss = logarithmic("loss", min(losses), min(max(losses), ceiling))
     rates = [look.rate for look in looks if _positive(look.rate)] or [1.0]
     least = max(min(rates), max(rates) / MOST)  # the end of a decay to nothing may not flatten all else
@@ -69,16 +70,23 @@ def _timeline(item: Finished, baseline: Sequence[Look]) -> Timeline:
         + _grid(spent, rate, LOWER, below=True)
         + _curve([(look.spent, look.selection) for look in baseline], spent, loss, UPPER, "beside")
         + _curve([(look.spent, look.selection) for look in looks], spent, loss, UPPER, "loss")
-        + _curve([(look.spent, look.rate) for look in looks], spent, rate, LOWER, "rate")
+        + _curve(_rates(looks), spent, rate, LOWER, "rate")
         + "".join(_mark(event, looks, spent, rate) for event in outcome.events[::every])
     )
     decisions = f"{len(outcome.events)} decision{'' if len(outcome.events) == 1 else 's'}"
     note = decisions + (f", one in {every} marked" if every > 1 else "")
+    note += "" if outcome.final < outcome.initial else "; destroyed"
     label = (
         f"{cell.arm} from {factor(cell.factor)}: selection loss {outcome.initial_selection:.3g} to "
         f"{outcome.selection:.3g}, rate {rates[0]:.3g} to {rates[-1]:.3g}, {decisions}."
     )
-    return Timeline(cell.arm, factor(cell.factor), chart(body, label, WIDTH, HEIGHT), note)
+    picture = chart(body, label, WIDTH, HEIGHT)
+    return Timeline(cell.arm, factor(cell.factor), picture, note, len(outcome.events))
+
+
+def _rates(looks: Sequence[Look]) -> list[tuple[float, float]]:
+    """Stairs, backwards: a look has the rate of the step before it, so that it was so since the last one."""
+    return stairs([(look.spent, look.rate) for look in reversed(looks)])
 
 
 def _positive(value: float) -> bool:

@@ -71,7 +71,11 @@ def bars(found: dict[str, float], workload: str) -> str:
 
 
 def parallel(trials: Sequence[Trial], tuned: Config | None, workload: str) -> str | None:
-    """A line a trial through rate, schedule, weight decay and loss; None when there is no trial."""
+    """A line a trial through rate, schedule, weight decay and loss; None when there is no trial.
+
+    A trial whose loss is not finite has no place in it.
+    """
+    trials = [trial for trial in trials if math.isfinite(trial.loss)]
     if not trials:
         return None
     losses = [max(trial.loss, 1e-12) for trial in trials]
@@ -86,7 +90,7 @@ def parallel(trials: Sequence[Trial], tuned: Config | None, workload: str) -> st
     lines = []
     for rank, i in reversed(list(enumerate(order))):
         shade = "pruned" if trials[i].pruned else f"q{rank * SHADES // len(trials)}"
-        kept = " kept" if trials[i].config == tuned else ""
+        kept = " kept" if trials[i].config == tuned and not trials[i].pruned else ""
         at = [*_places(trials[i].config, axes), axes[3].part(losses[i])]
         points = " ".join(f"{x:g},{_y(y)}" for x, y in zip(places, at, strict=True))
         lines.append((kept, f'<polyline class="trial {shade}{kept}" points="{points}"/>'))

@@ -16,7 +16,7 @@ from .statistics import capped
 from .workload import Workload
 
 SEARCH_SEED = 10_000
-"""Of every run of a search: no seed of a report."""
+"""Of the runs of a search, and the first of those of its finalists: no seed of a report."""
 
 
 class Pruned(Exception):
@@ -31,6 +31,7 @@ class Tried:
         device: to train on.
         known: what an earlier, interrupted call of the same search kept.
         keep: called with each new trial.
+        done: trials that have come about otherwise.
     """
 
     def __init__(
@@ -39,17 +40,19 @@ class Tried:
         device: torch.device,
         known: Sequence[Trial],
         keep: Callable[[Trial], object],
+        done: Sequence[Trial] = (),
     ) -> None:
         self.workload = workload
         self._device, self._keep = device, keep
         self._known = list(known)
-        self.done: list[Trial] = []
+        self.done = list(done)
 
     def run(
         self,
         config: Config,
         first: int | None = None,
         behind: Callable[[int, float], bool] = lambda look, loss: False,
+        seed: int = SEARCH_SEED,
     ) -> Trial:
         """Try a configuration.
 
@@ -58,6 +61,7 @@ class Tried:
             first: so many steps of the run only.
             behind: whether to give up, by the number of the look and its loss; asked in a replay as well,
                 since pruners remember.
+            seed: of the run.
 
         Raises:
             TuneError: when a known trial is not the one that is asked for.
@@ -65,7 +69,7 @@ class Tried:
         if self._known:
             trial = _replayed(self._known.pop(0), config, behind)
         else:
-            trial = _run(self.workload, self._device, config, first, behind)
+            trial = _run(self.workload, self._device, config, first, behind, seed)
             self._keep(trial)
         self.done.append(trial)
         return trial
@@ -87,6 +91,7 @@ def _run(
     config: Config,
     first: int | None,
     behind: Callable[[int, float], bool],
+    seed: int,
 ) -> Trial:
     curve: list[tuple[float, float]] = []
 
@@ -97,7 +102,7 @@ def _run(
 
     arm = Baseline() if first is None else Beginning(first)
     try:
-        outcome = execute(workload, arm, config, SEARCH_SEED, 1.0, device, on_look)
+        outcome = execute(workload, arm, config, seed, 1.0, device, on_look)
     except Pruned:
         spent, loss = curve[-1]
         return Trial(config, loss, spent, True, tuple(curve))

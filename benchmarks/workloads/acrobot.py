@@ -23,7 +23,7 @@ class Acrobots(VectorEnv[Array, Array, Array]):
     Args:
         num_envs: how many.
 
-    Source: Sutton & Barto 2018, section 11.3 of the first edition; gymnasium's `acrobot.py`.
+    Source: Sutton & Barto 1998, section 11.3 (not in the edition of 2018); gymnasium's `acrobot.py`.
     """
 
     def __init__(self, num_envs: int) -> None:

@@ -22,31 +22,20 @@ TEXTS = ("*.txt", "*.tokens", "*.raw", "*.parquet")
 """Files that a text is read from: plain ones, and the hub's export with a column `text`."""
 
 
-def available(workload: object) -> bool:
-    """Whether a workload's data are there; its attribute `needs`, where it has one, names their folder."""
-    needs = getattr(workload, "needs", None)
-    return needs is None or _path(needs) is not None
-
-
 def folder(name: str) -> Path:
     """The folder of a data set.
 
     Raises:
         TuneError: when `AUTOTUNE_DATA` is not set, or has no such folder.
     """
-    path = _path(name)
-    if path is None:
-        raise TuneError(
-            f"the data set {name!r} lies in the folder that AUTOTUNE_DATA names, got "
-            f"AUTOTUNE_DATA={os.environ.get('AUTOTUNE_DATA')!r}; set it to a folder that has {name}/"
-        )
-    return path
-
-
-def _path(name: str) -> Path | None:
     root = os.environ.get("AUTOTUNE_DATA")
     path = Path(root or "", name)
-    return path if root and path.is_dir() else None
+    if not root or not path.is_dir():
+        raise TuneError(
+            f"the data set {name!r} lies in the folder that AUTOTUNE_DATA names, got "
+            f"AUTOTUNE_DATA={root!r}; set it to a folder that has {name}/"
+        )
+    return path
 
 
 @functools.cache

@@ -165,8 +165,8 @@ batches skipped.
 BLOOM = _faulty("bloom", _TRANSFORMER, Corrupted((100,), 2, weight=100.0), Recipe(90, 120))
 """One spike; the loss comes down again, but not to where it was, and stays there.
 
-Source: BigScience's chronicles of the 104B model (`train/tr8-104B-wide/chronicles.md`, experiment 1): back to
-the last good checkpoint, and on with other data.
+Source: BigScience's chronicles of the 104B model before BLOOM (`train/tr8-104B-wide/chronicles.md`,
+experiment 1): back to the last good checkpoint, and on with other data. There the next spike came soon.
 """
 
 IDEFICS = _faulty(
@@ -184,7 +184,7 @@ BETA2 = Faulty(Uneven(_ADAMW, 0.999), "beta2", Uneven(_ADAMW, 0.95), None, (Reci
 """After quiet batches Adam's second moment is too small for a loud one: the updates overshoot.
 
 Source: Wortsman et al. 2023 (arXiv:2304.13013), section 3; BigScience's chronicles of the 104B model,
-experiment 4: beta2 from 0.999 to 0.95.
+experiment 4: back by some thousand steps, and beta2 from 0.999 to 0.95, which was not enough there.
 """
 
 LOSS_SCALE = _faulty("loss-scale", Half(_ADAMW), Corrupted((60,), 40, weight=math.inf), Recipe(50, 110))

@@ -113,7 +113,7 @@ class LanguageTransformer:
 
     @property
     def needs(self) -> str | None:
-        """See `data.available`."""
+        """The folder of its data, see `data.folder`; None: it needs none."""
         return None if self.source == "stdlib" else self.source
 
     @property

@@ -33,7 +33,9 @@ class Pair(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ModularAddition:
-    """(a + b) mod `modulus` from about half of all pairs, with strong weight decay.
+    """(a + b) mod `modulus` from 57 % of all pairs, with strong weight decay.
+
+    The network adds up embeddings, so (a, b) and (b, a) are the same to it: only one of them is there.
 
     Args:
         modulus: a prime.
@@ -43,11 +45,11 @@ class ModularAddition:
         target: see `Workload`.
     """
 
-    modulus: int = 59
+    modulus: int = 83
     optimizer: OptimizerName = "adamw"
     rate: float = 1e-2
     steps: int = 2000
-    target: float = 0.066
+    target: float = 0.12
 
     @property
     def name(self) -> str:
@@ -57,12 +59,12 @@ class ModularAddition:
     @property
     def epoch(self) -> int:
         """See `Workload.epoch`."""
-        return (self.modulus**2 - PROBE - 2 * HELD_OUT) // BATCH
+        return (self.modulus * (self.modulus + 1) // 2 - PROBE - 2 * HELD_OUT) // BATCH
 
     def begin(self, seed: int, device: torch.device) -> Supervised:
         """See `Workload.begin`."""
         numbers = torch.arange(self.modulus)
-        pairs = torch.cartesian_prod(numbers, numbers).to(device)
+        pairs = torch.combinations(numbers, with_replacement=True).to(device)
         train, parts = split(pairs, pairs.sum(1) % self.modulus, PROBE, HELD_OUT)
         torch.manual_seed(seed)
         model = Pair(self.modulus, 64).to(device)

@@ -86,6 +86,10 @@ class Recurrent(nn.Module):
 class Carried(Supervised):
     """How far gradients flow back is a hyperparameter, `sequence_length`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.probe_cost *= SPAN  # its windows are so much longer than those of a step
+
     def hyperparameters(self, optimizer: Optimizer, *, scheduled: bool = False) -> list[Hyperparameter[Any]]:
         """See `Training.hyperparameters`."""
         longest = self.parts["probe"][0].shape[1] // SPAN
@@ -132,7 +136,7 @@ class LanguageLSTM:
 
     @property
     def needs(self) -> str | None:
-        """See `data.available`."""
+        """The folder of its data, see `data.folder`; None: it needs none."""
         return None if self.source == "stdlib" else self.source
 
     @property

@@ -26,7 +26,6 @@ CPU: tuple[Workload, ...] = (
     DigitsMLP(optimizer="adamw", wrong_labels=0.4, target=0.71),
     TeacherStudent(),
     Cifar(model="cnn"),
-    DigitsViT(),
     LanguageTransformer(source="tinyshakespeare", target=2.57),
     LanguageLSTM(source="stdlib"),
     ModularAddition(),
@@ -36,6 +35,7 @@ CPU: tuple[Workload, ...] = (
 """At most three seconds a run, on one core, and of many kinds."""
 
 WIDE: tuple[Workload, ...] = (
+    DigitsViT(),
     Cifar(model="resnet", width=16, stages=2, reduction=4, target=1.57),
     LanguageTransformer(source="stdlib"),
     LanguageTransformer(source="wikitext2", target=2.42),

@@ -13,7 +13,9 @@ from autotune.benchmarks.suites.arms import SCHEDULES
 from autotune.benchmarks.suites.baseline import (
     DECADES,
     DECAYS,
+    FINALISTS,
     GRID,
+    REPEATS,
     STRIDES,
     search,
     winner,
@@ -54,6 +56,14 @@ class Counted:
         return training
 
 
+def without_finals(trials):
+    """What was tried before the best were run again."""
+    first = {}
+    for trial in trials:
+        first.setdefault((trial.config, trial.pruned), trial)
+    return tuple(first.values())
+
+
 class Killed(Exception):
     pass
 
@@ -78,7 +88,7 @@ def test_a_search_counts_what_it_spends_under_a_seed_of_its_own(method):
     trials = search(workload, method, 6, CPU, keep=kept.append)
     assert kept == list(trials)
     assert sum(trial.spent for trial in trials) == len(workload.taken)
-    assert set(workload.seeds) == {SEARCH_SEED}
+    assert set(workload.seeds) == {SEARCH_SEED + i for i in range(REPEATS + 1)}
     assert SEARCH_SEED > 1000
     for trial in trials:
         assert trial.config.schedule in SCHEDULES
@@ -113,7 +123,7 @@ def test_known_trials_of_another_search_are_refused(method):
 def test_pruned_trials_cost_less_and_a_replay_prunes_alike(method):
     workload = Counted()
     trials = search(workload, method, 20, CPU)
-    assert sum(trial.spent for trial in trials) < 0.7 * 20 * workload.steps
+    assert sum(trial.spent for trial in trials[:20]) < 0.7 * 20 * workload.steps
     pruned = next(i for i, trial in enumerate(trials) if trial.pruned)
     assert trials[pruned].spent < workload.steps
     assert trials[pruned].loss == trials[pruned].curve[-1][1]
@@ -143,7 +153,7 @@ def test_a_search_looks_everywhere():
 
 
 def test_the_grid_gets_finer_about_its_winner():
-    trials = search(Counted(), "grid", 9, CPU)
+    trials = without_finals(search(Counted(), "grid", 9, CPU))
     centre = winner(trials[:-6]).rate
     finer = [(round(math.log10(t.config.rate / centre), 6), t.config.schedule) for t in trials[-6:]]
     assert set(finer) == set(itertools.product((-0.25, 0.25), ("linear", "cosine", "wsd")))
@@ -154,7 +164,7 @@ def test_the_grid_gets_finer_about_its_winner():
 @every_method
 def test_a_winner_at_an_edge_is_followed_outwards(method, wrong):
     """The best rate lies outside the bracket: other rates are tried beyond the winner's, while it pays."""
-    trials = search(Counted(rate=0.03 * wrong), method, 9, CPU)
+    trials = without_finals(search(Counted(rate=0.03 * wrong), method, 9, CPU))
     best, outwards = winner(trials), 1 if wrong < 1 else -1
     further = [trial for trial in trials if (trial.config.rate / best.rate) ** outwards > 1.01]
     on_top = len(trials) - {"grid": 15, "top_of_k": 10}.get(method, 9)
@@ -193,6 +203,34 @@ def test_the_winner_is_the_least_loss_among_whole_runs_and_the_lower_rate_on_a_t
     assert winner(trials) == winner(reversed(trials)) == Config(0.01)
     with pytest.raises(TuneError, match="run whole"):
         winner(trials[3:])
+
+
+@every_method
+def test_the_best_are_run_again_under_other_seeds(method):
+    workload = Counted()
+    trials = search(workload, method, 9, CPU)
+    before = without_finals(trials)
+    whole = sorted((trial for trial in before if not trial.pruned), key=lambda trial: trial.loss)[:FINALISTS]
+    again = trials[len(before) :]
+    assert [t.config for t in again] == [t.config for t in whole for _ in range(REPEATS)]
+    assert workload.seeds[-len(again) :] == [SEARCH_SEED + 1, SEARCH_SEED + 2] * len(whole)
+    assert all(trial.loss not in {other.loss for other in whole} for trial in again), "another run"
+    means = {t.config: sum(a.loss for a in trials if a.config == t.config and not a.pruned) for t in whole}
+    assert means[winner(trials)] == min(means.values())
+
+
+def test_a_lucky_run_does_not_win():
+    lucky, steady, once = Config(0.1), Config(0.2), Config(0.3)
+    losses = {lucky: (0.1, 0.9, 0.9), steady: (0.3, 0.3, 0.3), once: (0.05,)}
+    trials = [Trial(config, loss, 10) for config, found in losses.items() for loss in found]
+    assert winner(trials) == steady
+
+
+def test_of_those_that_reach_the_least_there_is_the_one_that_was_there_first_wins():
+    def reached(rate, at):
+        return Trial(Config(rate), 1.0, 10, curve=tuple((n, 2.0 if n < at else 1.0) for n in range(10)))
+
+    assert winner([reached(0.1, 9), reached(0.2, 2), reached(0.3, 5)]) == Config(0.2)
 
 
 def test_what_a_search_refuses():

@@ -36,7 +36,8 @@ def test_the_complete_example(tmp_path):
     for name, code in FILES:
         (tmp_path / name).write_text(code)
     run, report = (shlex.split(line)[1:] for line in EXAMPLE.replace("\\\n", "").splitlines())
-    few = ["--only", "breast-cancer", "--seeds", "1", "--methods", "random", "--processes", "1"]
+    mine = ["--only", "breast-cancer", "--only", "diabetes"]
+    few = [*mine, "--seeds", "1", "--methods", "random", "--processes", "1"]
     out = autotune(tmp_path, *run, *few).stdout
     assert "HalveWhenWorse" in out
     assert "guarded" in out
@@ -44,7 +45,7 @@ def test_the_complete_example(tmp_path):
     folder = tmp_path / "autotune-bench" / "mine"
     results = records.load(folder / "results.json.gz")
     mine = [item for item in results.cells if item.cell.arm in ("HalveWhenWorse", "guarded")]
-    assert {item.cell.workload for item in mine} == {"breast-cancer"}
+    assert {item.cell.workload for item in mine} == {"breast-cancer", "diabetes"}
     assert any(item.outcome.events for item in mine), "it decided something"
     for page in ("report.md", "report.html"):
         assert "HalveWhenWorse" in (folder / page).read_text()

@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from autotune.benchmarks.suites.catalogue import SUITES, Request, imported
+from autotune.benchmarks.suites.plan import present
 from autotune.benchmarks.suites.workload import healthy
 from autotune.records import TuneError
 
@@ -49,7 +50,7 @@ def test_every_suite_can_be_made_and_is_called_by_its_name(name):
     suite = Request(name).make()
     assert suite.name == name
     assert suite.about
-    for workload in suite.workloads:
+    for workload in present(suite).workloads:
         assert workload.steps >= 10
         assert workload.epoch >= 1
         assert workload.rate > 0
@@ -101,6 +102,7 @@ def test_fewer_workloads_seeds_and_searches():
         (Request("smoke", only=("digits",)), "got digits"),
         (Request("smoke", methods=("sweep",)), "got sweep"),
         (Request("smoke", workloads=("nothing_there:Task",)), "No module named 'nothing_there'"),
+        (Request("smoke", workloads=("math:pi",)), r"a workload, or makes one, got 3\.14.* without name"),
         (Request("smoke", policies=("autotune.policies:Nothing",)), "Nothing"),
         (Request("smoke", policies=("autotune.policies",)), r"package\.module:Name"),
     ],

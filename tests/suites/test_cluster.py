@@ -22,7 +22,8 @@ def losses(store):
     return {item.cell.key: item.error or pack(item.outcome.final) for item in store.results().cells}
 
 
-def test_a_cluster_gives_what_one_process_gives(tmp_path):
+def test_a_cluster_gives_what_one_process_gives(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # `local` is none that is set
     wanted = request(Broken)
     here = prepare(wanted, tmp_path / "here", "cpu", print)
     runner.work(here, wanted.make(), torch.device("cpu"), lambda: True)
@@ -32,7 +33,7 @@ def test_a_cluster_gives_what_one_process_gives(tmp_path):
     assert losses(there) == losses(here)
     assert pack(there.results().searches) == pack(here.results().searches)
     assert len(there.errors()) == 12, "what raises on a cluster is named as it is here"
-    assert "RAY_ADDRESS" not in os.environ
+    assert os.environ["RAY_ADDRESS"] == "127.0.0.1:1"
 
 
 def test_an_address_where_no_ray_is_is_refused(tmp_path):

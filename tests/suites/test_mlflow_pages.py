@@ -1,4 +1,6 @@
+import base64
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -6,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,12 @@ from mlflow.tracking import MlflowClient
 
 from autotune.benchmarks.suites.mlflow_entries import entries
 from autotune.benchmarks.suites.mlflow_entry import RATE, SUITE, identity
-from autotune.benchmarks.suites.mlflow_pages import DIGEST, KEY, publish
+from autotune.benchmarks.suites.mlflow_pages import DIGEST, KEY, _experiment, _shown, publish
+from autotune.benchmarks.suites.mlflow_views import PREFIX, TRIALS, views
 from autotune.benchmarks.suites.results import save
 from autotune.benchmarks.suites.scores import ALL, summary
+from autotune.benchmarks.suites.statistics import capped
+from autotune.benchmarks.suites.svg import PALETTE
 from autotune.delivery import DeliveryError
 
 ARMS = ("tuned baseline", "constant", "recommended")
@@ -83,9 +89,30 @@ def test_every_cell_has_a_run_under_its_workload(store, whole):
         assert run.data.metrics["final"] == item.outcome.final
         assert run.info.status == "FINISHED"
         assert run.info.end_time - run.info.start_time == 1000 * item.outcome.seconds
-        history = store.get_metric_history(run.info.run_id, "selection")
-        looks = [(round(look.spent), look.selection) for look in item.outcome.looks]
+        history = store.get_metric_history(run.info.run_id, "selection capped")
+        start = item.outcome.initial_selection
+        looks = [(round(look.spent), capped(look.selection, start)) for look in item.outcome.looks]
         assert [(point.step, point.value) for point in history] == looks
+
+
+def test_arms_have_the_colours_of_the_page(whole):
+    results, runs = whole
+    for number, arm in enumerate(ARMS):
+        found = {runs[f.cell.key].data.tags["mlflow.runColor"] for f in results.cells if f.cell.arm == arm}
+        assert found == {runs[f"arm {arm}"].data.tags["mlflow.runColor"]} == {PALETTE[number]}
+
+
+def test_single_runs_are_called_what_they_are(whole, store):
+    tags = store.get_experiment_by_name(f"autotune bench {whole[0].suite}").tags
+    assert f"All {len(whole[0].cells)} single runs" in opened(tags, TRIALS)
+    many = views("r", (1.0,), 101)
+    assert "100 of 101 single runs, at random" in opened(many, TRIALS)
+
+
+def opened(tags, view):
+    """The state of a saved view, as the UI unpacks it."""
+    (text,) = (value for name, value in tags.items() if name.startswith(PREFIX) and name.endswith(view))
+    return zlib.decompress(base64.b64decode(json.loads(text)["state"].removeprefix("deflate;"))).decode()
 
 
 def test_an_arms_run_has_its_row_of_the_summary(store, whole):
@@ -98,7 +125,7 @@ def test_an_arms_run_has_its_row_of_the_summary(store, whole):
             assert run.data.metrics[f"median score{suffix}"] == row.final.median
             assert run.data.metrics[f"worst score{suffix}"] == row.final.worst
             rates = store.get_metric_history(run.info.run_id, f"{RATE}{suffix}")
-            values = store.get_metric_history(run.info.run_id, f"score by initial rate{suffix}")
+            values = store.get_metric_history(run.info.run_id, f"score by rate{suffix}")
             curve = {10**rate.value: value.value for rate, value in zip(rates, values, strict=True)}
             assert curve == pytest.approx(row.rates or dict.fromkeys((0.01, 1.0), row.final.median))
         else:
@@ -110,11 +137,21 @@ def test_progress_begins_at_the_first_look_and_ends_at_the_last():
     results = made(workloads=("one",), seeds=1, factors=(1.0,), budgets=(1.0,))
     outcomes = {item.cell.arm: item.outcome for item in results.cells}
     arm = next(entry for entry in entries(results) if entry.key == "arm constant")
-    curve = arm.metrics["progress by percent of budget"]
+    curve = arm.metrics["progress by percent"]
     assert [step for step, _ in curve] == list(range(0, 101, 4))
     base = outcomes["tuned baseline"].selection
     assert curve[0][1] == outcomes["constant"].looks[0].selection / base
     assert curve[-1][1] == outcomes["constant"].selection / base
+
+
+def test_progress_counts_what_failed_and_survives_a_loss_of_zero():
+    results = made(workloads=("one",), seeds=1, factors=(1.0,), budgets=(1.0,))
+    base, *rest = results.cells
+    base = dataclasses.replace(base, outcome=dataclasses.replace(base.outcome, selection=0.0))
+    rest = [dataclasses.replace(item, outcome=None, error="OSError: gone") for item in rest]
+    found = entries(dataclasses.replace(results, cells=(base, *rest)))
+    curve = next(e for e in found if e.key == "arm constant").metrics["progress by percent"]
+    assert [value for _, value in curve] == pytest.approx([1e9] * 26)
 
 
 def test_a_run_that_was_destroyed_or_failed_is_shown_and_no_curve_holds_an_infinity():
@@ -130,7 +167,7 @@ def test_a_run_that_was_destroyed_or_failed_is_shown_and_no_curve_holds_an_infin
     values = [v for entry in by_key.values() for curve in entry.metrics.values() for _, v in curve]
     assert all(map(math.isfinite, values))
     destroyed = by_key[found.cell.key]
-    assert len(destroyed.metrics["nonfinite/selection"]) == len(looks)
+    assert {value for _, value in destroyed.metrics["selection capped"]} == {gone.initial_selection}
     assert destroyed.metrics["score"] == [(0, pytest.approx(gone.initial / first.outcome.final))]
     assert by_key[failed.cell.key].failed
     assert by_key[failed.cell.key].tags["error"] == failed.error
@@ -138,9 +175,11 @@ def test_a_run_that_was_destroyed_or_failed_is_shown_and_no_curve_holds_an_infin
     assert by_key[SUITE].metrics["errors"] == [(0, 1.0)]
 
 
-def test_published_again_nothing_is_written(store, request):
+def test_published_again_nothing_is_written(store, shared, request, capsys):
     results = of_test(made(seeds=1), request)
     link = publish(results)
+    wrote = f"{len(results.cells)} runs of the suite {results.suite} are in {shared}"
+    assert wrote in capsys.readouterr().err
     before = {key: run.to_dictionary() for key, run in written(store, results).items()}
     assert publish(results) == link
     assert {key: run.to_dictionary() for key, run in written(store, results).items()} == before
@@ -159,7 +198,7 @@ def test_more_cells_join_and_the_aggregates_follow(store, request):
     assert after["arm constant"].data.metrics["median score"] == row.final.median
     assert after[SUITE].data.metrics["cells"] == len(results.cells)
     assert after[SUITE].info.run_id == before[SUITE].info.run_id
-    history = store.get_metric_history(after["arm constant"].info.run_id, "score by initial rate")
+    history = store.get_metric_history(after["arm constant"].info.run_id, "score by rate")
     assert len(history) == len(row.rates), "a curve that was renewed has no second set of points"
 
 
@@ -192,6 +231,24 @@ def test_documents_are_artifacts_of_the_suites_run(store, request, tmp_path):
     run = written(store, results)[SUITE].info.run_id
     assert [found.path for found in store.list_artifacts(run)] == ["report.html"]
     assert Path(store.download_artifacts(run, "report.html")).read_text() == "<p>hello</p>"
+
+
+def test_two_stores_of_a_folder_have_their_files_apart(shared, tmp_path):
+    found = [tmp_path / file for file in ("mlflow.db", "other.db")]
+    client = MlflowClient(shared)  # the addresses count, not the store that takes them
+    places = [
+        client.get_experiment(_experiment(client, f"sqlite:///{file}", f"of {file.name}")).artifact_location
+        for file in found
+    ]
+    assert places == [
+        (tmp_path / "mlruns" / "of mlflow.db").as_uri(),
+        (tmp_path / "mlruns" / "other" / "of other.db").as_uri(),
+    ]
+
+
+def test_a_password_is_not_shown():
+    assert _shown("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert _shown("sqlite:////home/a@b/mlflow.db") == "sqlite:////home/a@b/mlflow.db"
 
 
 def test_killed_in_the_middle_it_is_completed(store, shared, request, tmp_path):

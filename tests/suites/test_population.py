@@ -96,10 +96,10 @@ def test_a_population_evolves_in_a_ray_of_its_own():
     assert not ray.is_initialized()
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     assert kept == list(trials)
-    checked(trials, 4)
+    checked(trials[:4], 4)
     assert any(len(trial.config.pieces) > 1 for trial in trials), "some have copied others"
     assert search(DigitsMLP(steps=STEPS), "pbt", 4, CPU, trials, kept.append) == trials
-    assert len(kept) == 4, "what is there whole is not trained again"
+    assert len(kept) == len(trials), "what is there whole is not trained again"
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_bandit_joins_the_cluster_that_there_is_and_known_members_stay(cluster
     trials = search(DigitsMLP(steps=STEPS), "pb2", 4, CPU, known, kept.append)
     assert ray.is_initialized()
     assert trials == (*known, *kept)
-    checked(trials[1:], 3)
+    checked(trials[1:4], 3)
     with pytest.raises(TuneError, match="no data here"):
         search(Broken(steps=STEPS), "pb2", 4, CPU)
 

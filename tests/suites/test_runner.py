@@ -1,32 +1,25 @@
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import Away, Broken, Slow, Tiny, Unsearchable, request
+from tiny import Away, Broken, Exits, Slow, Tiny, Unsearchable, request
 
 from autotune.benchmarks.suites import runner
 from autotune.benchmarks.suites.arms import Baseline
+from autotune.benchmarks.suites.catalogue import Request
 from autotune.benchmarks.suites.plan import Job
 from autotune.benchmarks.suites.prepare import prepare
+from autotune.benchmarks.suites.progress import Progress
 from autotune.benchmarks.suites.results import Cell, Config, pack
 from autotune.benchmarks.suites.run import execute
-from autotune.benchmarks.suites.store import Store
 from autotune.records import TuneError
 
-DRIVER = """
-import sys, pathlib, tiny
-from autotune.benchmarks.suites import runner
-from autotune.benchmarks.suites.prepare import prepare
-if __name__ == "__main__":
-    request = tiny.request(tiny.Slow)
-    runner.run(prepare(request, pathlib.Path(sys.argv[1]), "cpu", print), request, "cpu", 2)
-"""
 CPU = torch.device("cpu")
 
 
@@ -60,7 +53,7 @@ def seconds(store):
     return {item.cell.key: item.outcome.seconds for item in store.results().cells}
 
 
-def until(condition, patience=60.0):
+def until(condition, patience=120.0):
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it does not get on"
@@ -71,44 +64,56 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def drive(wanted):
+    os.setsid()
+    runner.run(planned(wanted), wanted, "cpu", 2)
+
+
+def driven(wanted):
+    """A driver that can be killed, with workers of its own."""
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(wanted,))
+    driver.start()
+    return driver
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the children of a process from /proc")
-def test_killed_at_any_moment_no_cell_is_lost_and_none_is_run_twice(tmp_path):
-    undisturbed = work_off(request(Slow), "undisturbed")
-    finished, ended = {}, []
+def test_killed_at_any_moment_no_cell_is_lost_and_none_is_run_twice():
+    wanted = request(Slow)
+    store = planned(wanted)
     chance = random.Random(0)
-    for who in ("workers, then the driver", "all", "nobody"):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, "suite"], env=environment, start_new_session=True
-        )
-        if who == "nobody":
-            assert driver.wait(120) == 0
-            break
-        until(lambda: Path("suite/suite.sqlite").exists())
-        store = Store(Path("suite"))
+
+    def get_on():
+        """Until more is finished, and something is being run."""
         before = store.status().finished
-        until(lambda store=store, before=before: store.status().finished > before and store.status().running)
-        time.sleep(chance.uniform(0, 0.2))
-        workers = children(driver.pid)
-        if who != "all":
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
-            before = store.status().finished
-            until(lambda store=store, before=before: store.status().finished > before)
-            workers = children(driver.pid)
-        os.killpg(driver.pid, signal.SIGKILL) if who == "all" else driver.kill()
-        driver.wait()
-        ended += workers
-        now = seconds(store)
-        assert finished.items() <= now.items()
-        finished = now
-    until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in ended), 20)
-    store = Store(Path("suite"))
+        until(lambda: store.status().finished > before and store.status().running)
+        time.sleep(chance.uniform(0, 0.1))
+
+    driver = driven(wanted)
+    get_on()
+    workers = children(driver.pid)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    finished = seconds(store)
+    get_on()
+    workers += children(driver.pid)
+    driver.kill()
+    driver.join()
+    assert finished.items() <= seconds(store).items()
+
+    driver = driven(wanted)
+    get_on()
+    workers += children(driver.pid)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.join()
+    until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in workers))
+
+    finished = seconds(store)
+    runner.work(store, wanted.make(), CPU, lambda: True)
     assert finished.items() <= seconds(store).items()
     assert store.errors() == []
     keys = [item.cell.key for item in store.results().cells]
-    assert sorted(keys) == sorted(cell.key for cell in request(Slow).make().cells("slow"))
-    assert comparable(store.results()) == comparable(undisturbed.results())
+    assert sorted(keys) == sorted(cell.key for cell in wanted.make().cells("slow"))
+    assert comparable(store.results()) == comparable(work_off(wanted, "undisturbed").results())
 
 
 def test_an_error_is_a_result_and_the_rest_goes_on(capfd):
@@ -143,6 +148,12 @@ def test_a_search_that_fails_is_named_and_its_cells_are_left():
     assert store.results().planned == 26
 
 
+def test_a_workload_that_exits_has_failed():
+    store = work_off(request(Exits))
+    [(_, error)] = store.errors()
+    assert error.startswith("SystemExit (tiny.py:")
+
+
 def test_a_cell_is_run_from_its_share_of_the_tuned_rate():
     suite = request(Tiny).make()
     tuned = Config(0.01, "cosine", 0.001)
@@ -170,6 +181,31 @@ def test_workers_that_cannot_begin_end_the_run(monkeypatch, capfd):
     with pytest.raises(TuneError, match="ended with exit code 1"):
         runner.run(store, wanted, "cpu", 1)
     assert "tiny:Tiny" in capfd.readouterr().err
+
+
+def test_workers_that_are_killed_before_they_begin_end_the_run(monkeypatch):
+    Path("deadly.py").write_text("""
+import multiprocessing, os, tiny
+class Deadly(tiny.Tiny):
+    name = "deadly"
+if multiprocessing.parent_process():
+    os.kill(os.getpid(), 9)
+""")
+    wanted = Request("smoke", workloads=("deadly:Deadly",), only=("deadly",))
+    store = planned(wanted)
+    with pytest.raises(TuneError, match="ended with exit code -9"):
+        runner.run(store, wanted, "cpu", 1)
+    sys.modules.pop("deadly")
+
+
+def test_a_line_names_what_is_still_being_run(capsys):
+    store = planned(request(Tiny))
+    with Progress(store, 1) as progress:
+        store.claim()
+        progress.show(last=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "0 of 14 finished"
+    assert second == "0 of 14 finished; still running: tiny | search: random"
 
 
 def test_a_workload_without_its_data_is_left_out():

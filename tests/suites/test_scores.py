@@ -10,7 +10,7 @@ from made_results import FACTORS, WORKLOADS, made_results
 from autotune.benchmarks.suites.costs import searches
 from autotune.benchmarks.suites.pairs import BASELINE, paired
 from autotune.benchmarks.suites.results import Cell, Config, Finished, Look, Outcome, Results, Trial
-from autotune.benchmarks.suites.scores import ALL, summary
+from autotune.benchmarks.suites.scores import ALL, silent, summary
 
 
 def outcome(final, best=None, initial=10.0, curve=(10.0, 5.0, 1.0), spent=100.0, allowed=100.0):
@@ -137,6 +137,22 @@ def test_rates_of_a_seed_are_no_evidence_of_their_own():
     assert p([1.0]).high == p(FACTORS).high
 
 
+def test_over_all_workloads_seeds_are_no_evidence_of_their_own():
+    def p(workloads, seeds):
+        names = [f"w{i}" for i in range(workloads)]
+        cells = [run(BASELINE, s, outcome(1.0), workload=w) for w in names for s in range(seeds)]
+        cells += [
+            run("arm", s, outcome(2.0 + 0.1 * i + 0.01 * s), workload=w)
+            for i, w in enumerate(names)
+            for s in range(seeds)
+        ]
+        return row(results(*cells, workloads=names), "arm", workload=ALL).final
+
+    assert p(2, 20).p_worse == pytest.approx(2 / 4)
+    assert p(8, 1).p_worse == p(8, 5).p_worse == pytest.approx(2 / 256)
+    assert p(1, 5).p_worse == pytest.approx(2 / 32), "of one workload they are"
+
+
 def test_p_is_corrected_over_the_arms_of_the_table():
     def p(arms):
         cells = [
@@ -163,6 +179,15 @@ def test_rates_sensitivity_and_harm():
     assert found.harmed == 1
     ignoring = row(results(*cells), "any")
     assert (ignoring.rates, ignoring.sensitivity, ignoring.harmed) == ({}, 0, 0)
+
+
+def test_sensitivity_is_of_what_was_run_from_all_rates():
+    cells = [run(BASELINE, s, outcome(1.0)) for s in range(2)]
+    cells += [run("arm", 0, outcome(v), f) for f, v in ((0.1, 2.0), (1.0, 1.0), (10.0, 3.0))]
+    cells += [run("arm", 1, outcome(1.0), f) for f in (0.1, 1.0)]
+    assert row(results(*cells), "arm").sensitivity == pytest.approx(1.0)
+    cells = [*cells[:2], run("arm", 0, outcome(2.0), 1.0)]
+    assert math.isnan(row(results(*cells), "arm").sensitivity)
 
 
 def test_time_to_target_counts_those_who_never_get_there():
@@ -208,13 +233,34 @@ def test_rows_of_a_whole_suite():
     assert list(dict.fromkeys(r.workload for r in rows)) == [*WORKLOADS[:2], ALL]
     for r in rows:
         assert r.final.low <= r.final.high <= r.final.worst
-        assert r.most >= r.spent - 1e-9
+        assert 0 < r.spent <= r.budget + 1e-9
     shuffled = list(found.cells)
     random.Random(0).shuffle(shuffled)
     shuffled.sort(key=lambda item: item.cell.arm != BASELINE)
     again = summary(dataclasses.replace(found, cells=tuple(shuffled)))
     medians = {(r.workload, r.arm, r.budget): r.final.median for r in again}
     assert medians == {(r.workload, r.arm, r.budget): r.final.median for r in rows}
+
+
+def test_a_workload_says_nothing_when_most_of_its_baseline_was_destroyed():
+    def found(destroyed):
+        cells = [run(BASELINE, s, outcome(10.0 if s < destroyed else 1.0)) for s in range(4)]
+        cells += [run("arm", s, outcome(5.0)) for s in range(4)]
+        cells += [run(arm, s, outcome(2.0), workload="v") for arm in (BASELINE, "arm") for s in range(4)]
+        return summary(results(*cells, workloads=("w", "v")))
+
+    assert silent(found(2)) == {}
+    assert silent(found(3)) == {"w": 0.75}
+    counted = [[r.cells for r in found(n) if r.workload == ALL] for n in (2, 3, 4)]
+    assert counted == [[8, 8], [4, 4], [4, 4]]
+    assert [r.final.median for r in found(4) if (r.workload, r.arm) == (ALL, "arm")] == [1.0]
+
+
+def test_what_no_ratio_can_hold_is_left_out_and_named():
+    cells = [run(BASELINE, 0, outcome(1e-10, initial=1e-3)), run("arm", 0, outcome(1.0, initial=1e308))]
+    assert [gap.reason for gap in paired(results(*cells))[1]] == [
+        "a loss is beyond what a ratio of them can hold"
+    ]
 
 
 def test_nothing_run_gives_no_rows():

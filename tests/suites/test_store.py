@@ -3,13 +3,13 @@ import multiprocessing
 import sqlite3
 
 import pytest
-from tiny import Broken, Tiny, request
+from tiny import Broken, Slow, Tiny, request
 
 from autotune.benchmarks.suites.baseline import winner
 from autotune.benchmarks.suites.plan import Job, Search, defined, planned
 from autotune.benchmarks.suites.results import Cell, Config, Look, Outcome, Trial, load, pack, save
 from autotune.benchmarks.suites.rows import DEATHS
-from autotune.benchmarks.suites.store import Store
+from autotune.benchmarks.suites.store import FILE, Store, StoreError
 from autotune.process import this_process
 from autotune.records import TuneError
 
@@ -113,7 +113,7 @@ def test_what_a_living_process_claimed_is_not(store):
 def test_what_another_machine_claimed_is_free(store):
     store.claim()
     elsewhere = str({**this_process(), "host": "elsewhere"}).replace("'", '"')
-    with sqlite3.connect(store.folder / "suite.sqlite") as db:
+    with sqlite3.connect(store.folder / FILE) as db:
         db.execute("UPDATE items SET claimed_by = ? WHERE state = 'claimed'", (elsewhere,))
     assert store.claim() is not None
 
@@ -176,6 +176,25 @@ def test_another_request_adds_what_is_missing(store):
     assert store.claim() is None
 
 
+def test_what_only_another_request_asks_for_is_left_to_it(tmp_path):
+    both, one = (request(*workloads).make() for workloads in ((Tiny, Slow), (Tiny,)))
+    here, there = Store(tmp_path), Store(tmp_path)
+    plan(here, both)
+    plan(there, one)
+    assert {item.key.partition(" |")[0] for item in drain(there)} == {"tiny"}
+    assert not there.busy()
+    assert (there.status().finished, there.status().planned) == (14, 14)
+    assert here.busy()
+    assert (here.status().finished, here.status().planned) == (14, 28)
+    here.finish(here.claim(), "ValueError: no", 1.0)
+    assert there.errors() == []
+    there.retry_errors()
+    assert [key for key, _ in here.errors()] == ["slow | search: random"]
+    here.retry_errors()
+    assert {item.key.partition(" |")[0] for item in drain(here)} == {"slow"}
+    assert there.results().planned == len(there.results().cells) == 26
+
+
 def test_a_healthy_twin_is_searched_once_for_both(tmp_path):
     store = Store(tmp_path)
     plan(store, request(Broken).make())
@@ -219,6 +238,14 @@ def test_other_steps_of_a_workload_are_refused(store, suite):
     assert len(list(drain(store))) == len(store.results().cells) + 1, "nothing of it is there"
 
 
+def test_another_healthy_twin_is_refused(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    plan(store, request(Broken).make())
+    monkeypatch.setattr(Broken, "healthy", Slow())
+    with pytest.raises(TuneError, match=r"broken = tiny.* got slow"):
+        plan(store, request(Broken).make())
+
+
 def test_work_goes_seed_by_seed_and_the_workloads_take_turns(tmp_path):
     store = Store(tmp_path)
     plan(store, request(Tiny, Broken, seeds=2).make())
@@ -248,6 +275,20 @@ def test_time_left_is_by_steps_and_by_workload(store):
     status = store.status()
     assert (status.finished, status.planned) == (1, 14)
     assert status.left == pytest.approx(13 * 5 / (8 * 5))
+
+
+def test_who_reads_does_not_wait_for_who_writes(store):
+    search(store)
+    with sqlite3.connect(store.folder / FILE) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert store.status().finished == 1
+        assert store.results().planned == 13
+
+
+def test_a_file_that_is_none_of_ours_is_named(tmp_path):
+    (tmp_path / FILE).write_text("some other thing")
+    with pytest.raises(StoreError, match=f"{FILE}: file is not a database"):
+        Store.at(tmp_path)
 
 
 def test_a_folder_without_a_suite_is_refused(tmp_path):

@@ -43,6 +43,15 @@ class Unsearchable(Broken):
     healthy = property(lambda self: self)
 
 
+class Exits(Tiny):
+    """Not an error, by Python's book."""
+
+    name = "exits"
+
+    def begin(self, seed, device):
+        raise SystemExit
+
+
 class Away(Tiny):
     name = "away"
     needs = "no-such-data"

@@ -4,10 +4,8 @@ import pytest
 import torch
 from cifar_files import write_binary, write_parquet
 
-from autotune.benchmarks.workloads.data import available, cifar10, digits, text
-from autotune.benchmarks.workloads.digits_mlp import DigitsMLP
-from autotune.benchmarks.workloads.language import LanguageTransformer
-from autotune.benchmarks.workloads.vision import Cifar
+from autotune.benchmarks.workloads.data import cifar10, digits, text
+from autotune.benchmarks.workloads.sizes import CPU, GPU, WIDE
 from autotune.records import TuneError
 
 
@@ -54,16 +52,12 @@ def test_a_missing_folder_is_named(root, monkeypatch):
         text("wikitext2")
 
 
-def test_what_is_available_is_known_beforehand(root, monkeypatch):
-    shakespeare = LanguageTransformer(source="tinyshakespeare")
-    assert available(DigitsMLP())
-    assert available(LanguageTransformer(source="stdlib"))
-    assert not available(Cifar())
-    assert not available(shakespeare)
-    (root / "tinyshakespeare").mkdir()
-    assert available(shakespeare)
-    monkeypatch.delenv("AUTOTUNE_DATA")
-    assert not available(shakespeare)
+@pytest.mark.parametrize(
+    "workload", [one for one in (*CPU, *WIDE, *GPU) if getattr(one, "needs", None)], ids=lambda one: one.name
+)
+def test_a_workload_needs_the_folder_that_it_says(workload, root):
+    with pytest.raises(TuneError, match=f"set it to a folder that has {workload.needs}/"):
+        workload.begin(0, torch.device("cpu"))
 
 
 def test_a_text_is_read_from_all_its_files_in_order(root):

@@ -11,6 +11,7 @@ from autotune.benchmarks.workloads.data import digits
 from autotune.benchmarks.workloads.digits_mlp import DigitsMLP
 from autotune.benchmarks.workloads.fine_tuning import FineTuneDigits, pretrained
 from autotune.benchmarks.workloads.language import Windows, divide, evaluated
+from autotune.benchmarks.workloads.modular import ModularAddition
 from autotune.benchmarks.workloads.recurrent import SHORTEST, Lanes, LanguageLSTM
 from autotune.benchmarks.workloads.supervised import Batches, split
 from autotune.benchmarks.workloads.vision import SHIFT, Cifar, augment
@@ -39,6 +40,15 @@ def test_the_parts_of_cifar_are_disjoint():
     rows = [{image.numpy().tobytes() for image in inputs} for inputs, _ in training.parts.values()]
     trained = {image.numpy().tobytes() for images, _ in training.batches for image in images}
     assert len(set().union(trained, *rows)) == len(trained) + sum(map(len, rows))
+
+
+def test_no_two_parts_have_pairs_of_the_same_numbers():
+    """a + b is b + a, to the network too."""
+    training = ModularAddition().begin(0, DEVICE)
+    rows = [{tuple(sorted(pair)) for pair in inputs.tolist()} for inputs, _ in training.parts.values()]
+    trained = torch.cat([pairs for _ in range(3) for pairs, _ in training.batches])
+    rows.append({tuple(sorted(pair)) for pair in trained.tolist()})
+    assert all(not a & b for a, b in itertools.combinations(rows, 2))
 
 
 @pytest.mark.parametrize("source", [Windows, Lanes])
