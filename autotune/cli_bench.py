@@ -234,7 +234,8 @@ def _summarise(results: Results) -> None:
 def _rows(results: Results) -> list[Row]:
     from autotune.benchmarks.suites.scores import summary
 
-    return summary(results)
+    rows: list[Row] = summary(results)
+    return rows
 
 
 def _documents(results: Results, rows: list[Row], folder: Path) -> dict[str, Path]:
