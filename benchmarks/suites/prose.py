@@ -93,9 +93,15 @@ def headline(rows: Sequence[Row]) -> list[str]:
         better = [row.arm for row in table if row.final.p_better < 0.05]
         worse = sum(row.final.p_worse < 0.05 for row in table)
         which = f" ({', '.join(better)})" if better else ""
+        shown = (
+            f"{len(better) or 'none'} shown to be better than the {BASELINE}{which}, {worse or 'none'} to be "
+            "worse"
+        )
+        least = 2 * len(table) * 0.5 ** _units(rows, budget)  # of Wilcoxon's test, corrected by Holm
+        if least >= 0.05:
+            shown = f"too few runs for a test against the {BASELINE}, p is at least {min(1.0, least):.2g}"
         sentences = [
-            f"Budget {budget:g}, {_count(len(table), 'arm')}: {len(better) or 'none'} shown to be better "
-            f"than the {BASELINE}{which}, {worse or 'none'} to be worse.",
+            f"Budget {budget:g}, {_count(len(table), 'arm')}: {shown}.",
             f"Least median: {_of(table[0])}.",
         ]
         rated = [row for row in table if len(row.rates) > 1 and 1.0 in row.rates]
@@ -109,6 +115,13 @@ def headline(rows: Sequence[Row]) -> list[str]:
             )
         said.append(" ".join(sentences))
     return said
+
+
+def _units(rows: Sequence[Row], budget: float) -> int:
+    """What a test over all workloads counts: workloads, or of a single one seeds."""
+    heard = [r for r in rows if r.arm == BASELINE and r.budget == budget and r.workload != ALL]
+    heard = [row for row in heard if row.workload not in silent(rows)]
+    return len(heard) if len(heard) > 1 else sum(row.cells for row in heard)
 
 
 def shortcomings(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -143,6 +144,7 @@ def _work(folder: Path, request: Request, device_name: str, number: int, begun: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver tells us when to end
     # Temporary folders are tidied away. Ray, in a search for a population, sets the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
+    logging.getLogger("autotune").setLevel(logging.ERROR)  # advice to a person, which is in the events
     device = torch.device(device_name)
     if device.type == "cuda":
         device = torch.device("cuda", number % torch.cuda.device_count())

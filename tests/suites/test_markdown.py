@@ -135,6 +135,12 @@ def test_one_rate_and_one_seed():
         assert not [column for column in zip(*table[2:], strict=True) if set(column) == {"–"}]
 
 
+def test_what_so_few_runs_can_never_show_is_not_denied():
+    report = markdown(made_results(workloads=WORKLOADS[:1], mishaps=False))
+    assert "too few runs for a test against the tuned baseline, p is at least" in report
+    assert "none shown to be better" not in report
+
+
 def test_the_headline_says_what_was_shown():
     many = [f"w{i}" for i in range(10)]
     report = markdown(made_results(many, arms=("tuned baseline", "constant"), seeds=1, budgets=(1.0,)))
