@@ -134,7 +134,13 @@ def test_what_fails_is_named_and_is_the_exit_code():
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on():
     command = [PROGRAM, "bench", "run", *QUICK, "--workload", "user_small:Sleepy", "--only", "sleepy"]
     driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # As in a terminal: a test run in the background hands down a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     store = None
     deadline = time.monotonic() + 60

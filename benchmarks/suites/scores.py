@@ -152,6 +152,7 @@ def _tested(
             for pair in pairs:
                 units.setdefault(unit(pair), []).append(getattr(pair, state))
             means = np.array([math.exp(np.mean(np.log(values))) for values in units.values()])
+            means = means.clip(1e-300, 1e300)  # so that their inverses are numbers as well
             p[f"< {arm}"], p[f"> {arm}"] = wilcoxon_below(means), wilcoxon_below(1 / means)
     corrected = holm(p)
     return {arm: (corrected.get(f"< {arm}", math.nan), corrected.get(f"> {arm}", math.nan)) for arm in table}

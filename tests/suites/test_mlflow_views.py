@@ -11,7 +11,7 @@ from autotune.mlflow_server import serve
 
 ARMS = ("tuned baseline", "constant", "Prodigy", "plateau", "recommended")
 FACTORS = (0.01, 1.0, 100.0)
-PATIENCE = 30_000
+PATIENCE = 120_000
 """Milliseconds: the UI asks the server dozens of times before it draws."""
 
 
