@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from autotune.benchmarks.suites.arms import Baseline
@@ -17,7 +18,6 @@ from autotune.benchmarks.suites.tried import SEARCH_SEED
 from autotune.benchmarks.workloads.digits_mlp import DigitsMLP
 from autotune.records import TuneError
 
-ray = pytest.importorskip("ray")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # members cannot import this file
 CPU = torch.device("cpu")
 STEPS = 3
