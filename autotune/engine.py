@@ -30,6 +30,7 @@ from .records import (
     Release,
     Rewind,
     Set,
+    Signal,
     Trial,
     TuneError,
 )
@@ -206,7 +207,7 @@ class Engine:
         clock = self.clock
         self.collect(wait=clock.step >= self.trials.until)  # sync: at the end of a trial, which is judged
         over = clock.over or self.stopping
-        if self.trials.boundary(clock.step, clock.spent, self.history.signals().get("loss"), over):
+        if self.trials.boundary(clock.step, clock.spent, over):
             self._tick(evaluating=False)
         else:
             self._stand_at(clock.step)
@@ -320,12 +321,16 @@ class Engine:
         """Let a state go that was held."""
         self.memory.release(target)
 
+    def measured(self) -> Mapping[str, Signal]:
+        """The signals of the live branch."""
+        return self.history.signals()
+
     def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
         """Score the present state: see `trials.Bench`."""
         if self.evaluation is not None:
             self._evaluate()
             self.collect(wait=True)  # sync: evaluated
-            losses = tuple(self.evaluation.losses)
+            losses = tuple(getattr(self.evaluation, "losses", ()))
             return self.history.signals()["validation/loss"].last, _error(losses), losses
         measured = self.history.signals().get("loss")
         values = measured.since(since + 1).value.tolist() if measured is not None else []

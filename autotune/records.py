@@ -123,6 +123,8 @@ class Trial:
     """Of single examples or batches, where `evaluate` returns them: paired between trials."""
     values: Mapping[str, Value] = field(default_factory=dict)
     """The hyperparameters that it set, as they were at `step`."""
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    """What was measured on the way, the branch included."""
     kept: bool = False
     """Whether its state is there to be continued from, or adopted."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class Bench(Protocol):
 
     def restore(self, target: Target) -> Restored:
         """Go there."""
+        ...
+
+    def measured(self) -> Mapping[str, Signal]:
+        """The signals of the live branch."""
         ...
 
     def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
@@ -121,17 +125,17 @@ class Trials:
         self._origin = self._bench.hold()
         self._next(spent)
 
-    def boundary(self, step: int, spent: int, loss: Signal | None, over: bool) -> bool:
+    def boundary(self, step: int, spent: int, over: bool) -> bool:
         """A step of a trial is over; returns whether the trials are.
 
         Args:
             step: the clock's.
             spent: the clock's.
-            loss: the training loss as far as it is known.
             over: the loop ends here, whatever the trial still needs.
         """
         now = self._now
         assert now is not None
+        loss = self._bench.measured().get("loss")
         lost = loss is not None and _lost(loss, now)
         if not (lost or over or step >= now.until):
             return False
@@ -152,7 +156,8 @@ class Trials:
             branch = now.trained if now.probe.branch and now.trained is not None else now.start
             score, error, losses = self._bench.judge(branch)
             score = score if math.isfinite(score) else math.inf
-        self._finish(now, step, spent, score, error, losses)
+        signals = {n: part for n, s in self._bench.measured().items() if len(part := s.since(now.start + 1))}
+        self._finish(now, step, spent, score, error, losses, signals)
         return self._next(spent)
 
     def forget(self) -> None:
@@ -179,7 +184,7 @@ class Trials:
                         self._controls.write(change.name, change.value)
             except Exception as error:
                 log.warning("step %d: %s failed: %s", step, probe.describe(), error)
-                self._finish(self._now, step, spent, math.inf, math.nan, ())
+                self._finish(self._now, step, spent, math.inf, math.nan, (), {})
                 continue
             return False
         return self._back()
@@ -190,7 +195,14 @@ class Trials:
         now.values = {name: self._controls[name]() for name in names}
 
     def _finish(
-        self, now: _Running, step: int, spent: int, score: float, error: float, losses: Sequence[float]
+        self,
+        now: _Running,
+        step: int,
+        spent: int,
+        score: float,
+        error: float,
+        losses: Sequence[float],
+        signals: Mapping[str, Signal],
     ) -> None:
         trained = step if now.trained is None else now.trained
         if math.isinf(score) and now.id in self._states:
@@ -204,6 +216,7 @@ class Trials:
             error=error,
             losses=tuple(losses),
             values=now.values,
+            signals=signals,
             kept=now.id in self._states,
         )
         needed = {probe.after for _, _, probe in self._asked}
