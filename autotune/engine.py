@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +30,13 @@ from .records import (
     Release,
     Rewind,
     Set,
+    Signal,
+    Trial,
     TuneError,
 )
 from .sensors import Instruments, Sample
 from .supervisor import TUNER, Supervisor
+from .trials import Trials
 
 log = logging.getLogger("autotune")
 
@@ -79,6 +83,7 @@ class Engine:
         self.memory = memory
         self.journal = journal
         self.history = History()
+        self.trials = Trials(self, controls)
         self.executor = Executor(
             clock, controls, supervisor, memory, journal, outcomes, self.history.signals, self
         )
@@ -106,7 +111,8 @@ class Engine:
         self.snapshot()
         if self.clock.step == 0:
             self._tick(evaluating=self.evaluation is not None)
-            self.snapshot()
+            if not self.trials.running:
+                self.snapshot()
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
@@ -120,6 +126,10 @@ class Engine:
 
         for name, source, error in self.controls.advance(step) if self.controls.ramps else ():
             self._safely(lambda n=name, s=source, e=error: self._ramp_failed(n, s, e))  # type: ignore[misc]
+        if self.trials.running:
+            if due(self.every.sample) or step >= self.trials.until or self.clock.over or self.stopping:
+                self._try_on()
+            return
         evaluating = due(self.every.evaluate) or (self.clock.over and self.every.evaluate is not None)
         if evaluating or due(self.every.sample) or self.clock.over:
             self._tick(evaluating)
@@ -128,8 +138,8 @@ class Engine:
             if step // self.every.sample == LONG_WITHOUT and step % self.every.sample == 0:
                 for waiting in self.panel.waiting(self.history.signals()):
                     log.warning("step %d: %s, which has not been measured yet", step, waiting)
-            if self.clock.step != step:
-                return  # rewound
+            if self.clock.step != step or self.trials.running:
+                return  # rewound, or in a trial
         if due(self.every.snapshot):
             self.snapshot()
         if due(self.every.checkpoint):
@@ -151,6 +161,8 @@ class Engine:
     def _stand_at(self, step: int) -> None:
         every = (self.every.sample, self.every.evaluate, self.every.snapshot, self.every.checkpoint)
         ends = [(step // n + 1) * n for n in every if n is not None]
+        if self.trials.running:
+            ends.append(self.trials.until)
         if self.clock.budget is not None:
             ends.append(step + self.clock.budget - self.clock.spent)
         self._last, self._next = step, min(ends)
@@ -186,6 +198,19 @@ class Engine:
             if not isinstance(value, str):
                 self._log(f"hp/{name}", float(value), clock.step, clock.spent)
         self._safely(self._decide)
+        if self.trials.waiting and not (self.stopping or clock.over):
+            self.trials.begin(clock.spent)
+            self._stand_at(clock.step)
+
+    def _try_on(self) -> None:
+        """Go on with the trials; when they are over, the policies are asked what follows from them."""
+        clock = self.clock
+        self.collect(wait=clock.step >= self.trials.until)  # sync: at the end of a trial, which is judged
+        over = clock.over or self.stopping
+        if self.trials.boundary(clock.step, clock.spent, over):
+            self._tick(evaluating=False)
+        else:
+            self._stand_at(clock.step)
 
     def _evaluate(self) -> None:
         assert self.evaluation is not None
@@ -217,6 +242,7 @@ class Engine:
             snapshots=self.memory.infos(),
             decisions=tuple(decisions),
             rewinds_left=self.supervisor.rewinds_left,
+            trials=dict(self.trials.results),
         )
 
     def _log(self, name: str, value: float, step: int, spent: int) -> None:
@@ -282,6 +308,38 @@ class Engine:
     def end(self) -> None:
         """End the loop at this boundary."""
         self.stopping = True
+
+    # --- trials ------------------------------------------------------------------------------------------
+
+    def hold(self) -> Target:
+        """Keep the present state, with its history, until `release`."""
+        return self.memory.hold(
+            {**self._kept(), "history": self.history.state_dict(), "clock": dataclasses.asdict(self.clock)}
+        )
+
+    def release(self, target: Target) -> None:
+        """Let a state go that was held."""
+        self.memory.release(target)
+
+    def measured(self) -> Mapping[str, Signal]:
+        """The signals of the live branch."""
+        return self.history.signals()
+
+    def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
+        """Score the present state: see `trials.Bench`."""
+        if self.evaluation is not None:
+            self._evaluate()
+            self.collect(wait=True)  # sync: evaluated
+            losses = tuple(getattr(self.evaluation, "losses", ()))
+            return self.history.signals()["validation/loss"].last, _error(losses), losses
+        measured = self.history.signals().get("loss")
+        values = measured.since(since + 1).value.tolist() if measured is not None else []
+        return (sum(values) / len(values) if values else math.nan), _error(values), ()
+
+    def tried(self, trial: Trial) -> None:
+        """Put a finished trial on record."""
+        score = f"{trial.score:.4g}" + ("" if math.isnan(trial.error) else f" ± {trial.error:.2g}")
+        self._safely(lambda: self.executor.note(trial.id, f"score {score} after {trial.spent} steps"))
 
     def resume(self) -> None:
         """Take all back from the newest whole checkpoint, and settle what the old process left open.
@@ -368,3 +426,12 @@ class Engine:
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""
         return {"controls": self.controls.state_dict(), "instruments": self.instruments.state_dict()}
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of a mean; NaN when it cannot be known."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = sum(values) / n
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)

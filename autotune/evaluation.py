@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,8 @@ class Evaluation:
 
     Args:
         evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. Those that
-            begin with `train/` are of training data, measured in the same way.
+            begin with `train/` are of training data, measured in the same way. A metric that is a sequence or
+            a tensor, of losses of single examples or batches, counts as its mean.
         model: whose train/eval flags are kept.
         generators: the run's.
     """
@@ -26,6 +28,8 @@ class Evaluation:
         model: nn.Module,
         generators: Generators,
     ) -> None:
+        self.losses: tuple[float, ...] = ()
+        """The single losses of the last evaluation, where it returned them."""
         self._evaluate = evaluate
         self._model = model
         self._generators = generators
@@ -49,17 +53,27 @@ class Evaluation:
             self._generators.restore(generators)
         metrics = dict(result) if isinstance(result, Mapping) else {"loss": result}
         try:
-            values = {_signal(name): float(value) for name, value in metrics.items()}  # sync: evaluated
-        except (TypeError, ValueError) as error:
+            single = {_signal(name): _numbers(value) for name, value in metrics.items()}
+            values = {name: sum(numbers) / len(numbers) for name, numbers in single.items()}
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise TuneError(
-                f"evaluate returns a number or a mapping of numbers, got {result!r}; return the loss"
+                "evaluate returns a number, losses of examples or batches, or a mapping of these, "
+                f"got {result!r}; return the loss"
             ) from error
         if "validation/loss" not in values:
             raise TuneError(
                 f"what evaluate returns has a `loss`, got {', '.join(metrics) or 'nothing'}; "
                 "add it, since policies and the best checkpoint go by it"
             )
+        losses = single["validation/loss"]
+        self.losses = tuple(losses) if len(losses) > 1 else ()
         return dict(sorted(values.items()))
+
+
+def _numbers(value: Any) -> list[float]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # sync: evaluated
+    return [float(number) for number in value] if isinstance(value, Sequence) else [float(value)]
 
 
 def _signal(name: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,9 +18,11 @@ from .outcomes import Outcomes
 from .records import (
     HUMAN,
     Action,
+    Adopt,
     Checkpoint,
     Decision,
     Escalate,
+    Probe,
     Ramp,
     Release,
     Rewind,
@@ -32,6 +34,7 @@ from .records import (
     Value,
 )
 from .supervisor import Situation, Supervisor, Verdict
+from .trials import Trials
 
 log = logging.getLogger("autotune")
 
@@ -42,6 +45,8 @@ class BrokenRun(RuntimeError):
 
 class Run(Protocol):
     """What an action may ask of the run as a whole."""
+
+    trials: Trials
 
     def restore(self, target: Target) -> Restored:
         """Go back to `target`."""
@@ -104,6 +109,17 @@ class Executor:
             for decided in (self.recalled, self.decisions)
             for decision in decided[bisect_right(decided, known, key=lambda d: d.id) :]
         ]
+
+    def note(self, id: int, text: str) -> None:
+        """Add what has come of a decision to its record.
+
+        Raises:
+            JournalError: when it cannot be written down.
+        """
+        place = bisect_left(self.decisions, id, key=lambda d: d.id)
+        decision = self.decisions[place]
+        self.decisions[place] = replace(decision, note="; ".join(filter(None, (decision.note, text))))
+        self._journal.settle(self.decisions[place])
 
     def dismiss(self, source: str) -> None:
         """A benched policy lets go of everything: its ramps end, and what it has moved is free."""
@@ -169,10 +185,28 @@ class Executor:
         self, action: Action, source: str, declared: frozenset[str] | None
     ) -> tuple[Situation, Verdict, Target | None]:
         """The verdict, and the state to rewind to, which is read only when the supervisor allows it."""
-        clock, info, target = self._clock, None, None
+        clock, info, target, trials = self._clock, None, None, self._run.trials
         movers = {name: ramp.source for name, ramp in self._controls.ramps.items()}
         situation = Situation(clock.spent, movers, self._values(action), controls=declared)
         try:
+            if trials.running and not isinstance(action, Stop | Suggest | Escalate):
+                raise TuneError(
+                    f"the run is in a trial, at step {clock.step} until {trials.until} or later; "
+                    "ask again when it is back"
+                )
+            if isinstance(action, Probe):
+                if not self._memory.movable:
+                    raise TuneError("the data of a framework's loop cannot be replayed: no trials there")
+                if action.after is not None:
+                    trials.state(action.after)
+                left = None if clock.budget is None else clock.budget - clock.spent - trials.most
+                situation = replace(situation, left=left)
+            if isinstance(action, Adopt):
+                target = trials.state(action.trial)
+                values = trials.results[action.trial].values
+                adopted = tuple(Set(name, value, reason=action.reason) for name, value in values.items())
+                before = {name: self._controls[name]() for name in values}
+                situation = replace(situation, adopted=adopted, before=before)
             if isinstance(action, Rewind):
                 info = self._memory.find(action.to)
                 here = info.step == clock.step and clock.live(info.step, info.spent)
@@ -202,6 +236,13 @@ class Executor:
                     result = self._restored(target)
                     notes.append(str(result))
                     notes += [self._changed_after(change, decision.source) for change in then]
+                case Probe() as probe:
+                    self._run.trials.ask(decision.id, decision.source, probe)
+                case Adopt():
+                    assert target is not None
+                    result = self._restored(target)
+                    notes.append(str(result))
+                    self._run.trials.forget()
                 case Checkpoint(name=name):
                     result = saved = self._run.save(name)
                     notes.append(f"{saved.nbytes / 1e6:.1f} MB in {1e3 * saved.seconds:.0f} ms")
@@ -212,6 +253,7 @@ class Executor:
             return replace(submitted, decision=replace(decision, status="failed", note=note), error=error)
         self._supervisor.applied(verdict.action, decision.source, situation)
         note, after = "; ".join(filter(None, notes)), self._values(verdict.action)
+        after = {change.name: self._controls[change.name]() for change in situation.adopted} or after
         decision = replace(decision, status=verdict.status, note=note, after=after)
         return replace(submitted, decision=decision, result=result)
 

@@ -110,7 +110,26 @@ class Memory:
         if self._ring is not None:
             extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
             self._ring.capture(self._clock.step, extra)
-            self._loader.keep_from(self._ring.snapshots[0].extra["position"])
+            self._forget_batches()
+
+    def hold(self, kept: dict[str, Any]) -> Target:
+        """Keep the present state in memory until `release`, whatever else comes and goes.
+
+        Raises:
+            TuneError: when nothing is kept in memory.
+        """
+        if self._ring is None:
+            raise TuneError("trials need states in memory, got Rewinding(capacity=0); leave it out")
+        extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
+        snapshot = self._ring.hold(self._clock.step, extra)
+        return Target(_info(snapshot), "replay", snapshot.extra["position"], snapshot.extra["kept"], snapshot)
+
+    def release(self, target: Target) -> None:
+        """Let a state go that was held, and the batches that only it needed."""
+        assert self._ring is not None
+        assert isinstance(target.state, Snapshot)
+        self._ring.release(target.state)
+        self._forget_batches()
 
     def checkpoint(
         self, name: str, kept: dict[str, Any], *, pinned: bool, score: float | None
@@ -211,6 +230,13 @@ class Memory:
     def resumed(self) -> tuple[Grade, str] | None:
         """How true the data of a resumed run are, once the loop has started; None before."""
         return self._loader.resumed
+
+    def _forget_batches(self) -> None:
+        """Keep the batches since the oldest state in memory."""
+        if self._ring is not None:
+            states = [*self._ring.snapshots, *self._ring.held]
+            positions = [state.extra["position"] for state in states]
+            self._loader.keep_from(min(positions, key=lambda position: position.key, default=None))
 
     @property
     def _kept(self) -> list[Snapshot]:

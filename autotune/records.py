@@ -105,6 +105,31 @@ class SnapshotInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What a `Probe` has found out; `id` is that of its decision."""
+
+    id: int
+    start: int
+    """The step that it began at."""
+    step: int
+    """The step that its own training ended at; the branch that it was scored on is not counted."""
+    spent: int
+    """Optimizer steps that it took, those of the branch included."""
+    score: float
+    """The loss that it is judged by, the lower the better; infinity: the loss was lost on the way."""
+    error: float = math.nan
+    """Standard error of the score; NaN: not known."""
+    losses: tuple[float, ...] = ()
+    """Of single examples or batches, where `evaluate` returns them: paired between trials."""
+    values: Mapping[str, Value] = field(default_factory=dict)
+    """The hyperparameters that it set, as they were at `step`."""
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    """What was measured on the way, the branch included."""
+    kept: bool = False
+    """Whether its state is there to be continued from, or adopted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All that a policy may know at one moment."""
 
@@ -121,6 +146,8 @@ class Observation:
     decisions: Sequence[Decision] = ()
     """Decisions recorded since this policy was last asked, from every source."""
     rewinds_left: int = 0
+    trials: Mapping[int, Trial] = field(default_factory=dict)
+    """Those that are finished, by id, since one was last adopted."""
 
     @property
     def remaining(self) -> int | None:
@@ -239,6 +266,67 @@ class Rewind(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Probe(Action):
+    """Try out a stretch of training, on the same batches as all trials from this state, and come back.
+
+    Several are run one after another, in the order in which they were asked for; the policies are asked
+    again when all are finished, in the state in which they were asked before. Every step counts as spent.
+
+    `then` is applied first. After `steps` steps the state is kept, for `Adopt` or for another trial that
+    begins there. What `branch` ramps is then tried on the side, for as long as the longest of its ramps, and
+    the trial is scored at the end of that: by `evaluate`, or where there is none by the mean training loss
+    over the branch. It ends early, with an infinite score, when the loss is not finite or above `give_up`.
+    """
+
+    kind: ClassVar[str] = "probe"
+    steps: int
+    then: tuple[Set | Ramp, ...] = ()
+    branch: tuple[Ramp, ...] = ()
+    after: int | None = None
+    """The trial whose state it begins from; None: where the run stands."""
+    give_up: float = math.inf
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "steps", self.steps, int)
+        for action in self.then:
+            _expect(self, "then", action, (Set, Ramp))
+        for action in self.branch:
+            _expect(self, "branch", action, Ramp)
+        _expect(self, "after", self.after, (int, type(None)))
+        _expect(self, "give_up", self.give_up, numbers.Real)
+        if self.steps < 1:
+            raise TuneError(f"a trial takes at least 1 step, got steps={self.steps}")
+
+    @property
+    def most(self) -> int:
+        """The optimizer steps that it takes, unless it ends early."""
+        return self.steps + max((ramp.steps for ramp in self.branch), default=0)
+
+    def describe(self) -> str:
+        """`try 30 steps; lr → 0.05; then lr ⇢ 0.0 in 12 steps (linear)`."""
+        head = f"try {self.steps} steps" + ("" if self.after is None else f" after trial {self.after}")
+        side = [f"then {ramp.describe()}" for ramp in self.branch]
+        return "; ".join([head, *(action.describe() for action in self.then), *side])
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Action):
+    """Go on from the state that a trial of this policy was kept in; all others are forgotten."""
+
+    kind: ClassVar[str] = "adopt"
+    trial: int
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _expect(self, "trial", self.trial, int)
+
+    def describe(self) -> str:
+        """`adopt trial 7`."""
+        return f"adopt trial {self.trial}"
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint(Action):
     """Save the run to disk; a named checkpoint is pinned, so it is never pruned."""
 
@@ -285,7 +373,7 @@ class Escalate(Action):
 
 
 ACTIONS: dict[str, type[Action]] = {
-    cls.kind: cls for cls in (Set, Ramp, Release, Rewind, Checkpoint, Stop, Suggest, Escalate)
+    cls.kind: cls for cls in (Set, Ramp, Release, Rewind, Probe, Adopt, Checkpoint, Stop, Suggest, Escalate)
 }
 
 
@@ -294,12 +382,14 @@ def action_to_json(action: Action) -> dict[str, Any]:
     out: dict[str, Any] = {"kind": action.kind}
     for f in dataclasses.fields(action):
         value = getattr(action, f.name)
-        if f.name == "then":
+        if f.name in ("then", "branch"):
             value = [action_to_json(a) for a in value]
         elif f.name == "action" and value is not None:
             value = action_to_json(value)
         elif f.name == "evidence":
             value = dict(value)
+        elif f.name == "give_up" and value == math.inf:
+            value = None  # JSON has no infinity
         out[f.name] = value
     return out
 
@@ -314,8 +404,11 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
     kind = fields.pop("kind", None)
     if kind not in ACTIONS:
         raise TuneError(f"an action's kind is one of {', '.join(ACTIONS)}, got {kind!r}")
-    if "then" in fields:
-        fields["then"] = tuple(action_from_json(a) for a in fields["then"])
+    for name in ("then", "branch"):
+        if name in fields:
+            fields[name] = tuple(action_from_json(a) for a in fields[name])
+    if fields.get("give_up", 0) is None:
+        fields["give_up"] = math.inf
     if fields.get("action") is not None:
         fields["action"] = action_from_json(fields["action"])
     try:

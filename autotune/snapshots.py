@@ -55,6 +55,8 @@ class SnapshotRing:
         self.capacity = capacity
         self.snapshots: list[Snapshot] = []
         """Oldest first."""
+        self.held: list[Snapshot] = []
+        """Those that stay until they are released."""
         self._plant = plant
         self._device = None if device is None else torch.device(device)
         self._spare: list[_Slot] = []
@@ -69,8 +71,24 @@ class SnapshotRing:
             step: the plant's clock.
             extra: kept beside it, as a copy.
         """
-        start = time.perf_counter()
         self.keep(lambda snapshot: snapshot.step < step)
+        while len(self.snapshots) >= self.capacity:
+            self._spare.append(self.snapshots.pop(least_missed([s.step for s in self.snapshots], step)).slot)
+        self.snapshots.append(self._captured(step, extra))
+        return self.snapshots[-1]
+
+    def hold(self, step: int, extra: dict[str, Any]) -> Snapshot:
+        """Keep the present state beside the ring's own snapshots, until `release`."""
+        self.held.append(self._captured(step, extra))
+        return self.held[-1]
+
+    def release(self, snapshot: Snapshot) -> None:
+        """Let a state go that was held."""
+        self.held.remove(snapshot)
+        self._spare.append(snapshot.slot)
+
+    def _captured(self, step: int, extra: dict[str, Any]) -> Snapshot:
+        start = time.perf_counter()
         state = self._plant.state()
         live: dict[int, Tensor] = {}
         copied(state, lambda tensor: live.setdefault(id(tensor), tensor))
@@ -78,7 +96,7 @@ class SnapshotRing:
         slot = self._slot(dense, step)
         copy_tensors(slot.tensors, dense)
         places = dict(zip(map(id, dense), slot.tensors, strict=True))
-        snapshot = Snapshot(
+        return Snapshot(
             step=step,
             extra=copied(extra, torch.clone),
             state=copied(state, lambda tensor: places[id(tensor)] if _dense(tensor) else tensor.clone()),
@@ -87,8 +105,6 @@ class SnapshotRing:
             nbytes=slot.nbytes,
             seconds=time.perf_counter() - start,
         )
-        self.snapshots.append(snapshot)
-        return snapshot
 
     def restore(self, snapshot: Snapshot) -> float:
         """Put the plant back in place, all but the random generators; may be repeated.
@@ -100,8 +116,9 @@ class SnapshotRing:
             TuneError: for a snapshot that is no longer kept. Nothing is touched then.
         """
         start = time.perf_counter()
-        if all(kept is not snapshot for kept in self.snapshots):
-            kept_steps = ", ".join(str(kept.step) for kept in self.snapshots) or "none"
+        there = [*self.snapshots, *self.held]
+        if all(kept is not snapshot for kept in there):
+            kept_steps = ", ".join(str(kept.step) for kept in there) or "none"
             raise TuneError(
                 f"a snapshot can be restored while it is kept, got that of step {snapshot.step}; "
                 f"kept are those of {kept_steps}"
@@ -123,13 +140,11 @@ class SnapshotRing:
     def _slot(self, tensors: list[Tensor], step: int) -> _Slot:
         """A slot that fits `tensors`: a spare one, that of the snapshot least missed, or a new one."""
         layout = [(t.shape, t.dtype, t.device) for t in tensors]
-        while len(self.snapshots) >= self.capacity:
-            self._spare.append(self.snapshots.pop(least_missed([s.step for s in self.snapshots], step)).slot)
         while self._spare:
             slot = self._spare.pop()
             if slot.layout == layout:
                 return slot
-        held = sum(snapshot.slot.nbytes for snapshot in self.snapshots)
+        held = sum(snapshot.slot.nbytes for snapshot in [*self.snapshots, *self.held])
         self._fit(tensors, held, step)
         return _Slot(layout, tensors, self._device)
 

@@ -12,6 +12,8 @@ from .records import (
     HUMAN,
     POSITIVE_SHAPES,
     Action,
+    Adopt,
+    Probe,
     Ramp,
     Release,
     Rewind,
@@ -35,12 +37,14 @@ class Limits:
         max_factor: largest factor by which a log-scaled hyperparameter moves in one jump.
         max_fraction: largest part of its range by which any other number moves in one jump.
         max_rewinds: rewinds that policies may make in one run.
+        max_trials: trials that policies may make in one run.
     """
 
     cooldown: int = 20
     max_factor: float = 1000.0
     max_fraction: float = 0.5
     max_rewinds: int = 20
+    max_trials: int = 100
 
     def __post_init__(self) -> None:
         for rule, holds, value in (
@@ -48,6 +52,7 @@ class Limits:
             ("max_factor is above 1", self.max_factor > 1, self.max_factor),
             ("max_fraction lies in (0, 1]", 0 < self.max_fraction <= 1, self.max_fraction),
             ("max_rewinds is 0 or more", self.max_rewinds >= 0, self.max_rewinds),
+            ("max_trials is 0 or more", self.max_trials >= 0, self.max_trials),
         ):
             if not holds:
                 raise TuneError(f"{rule}, got {value!r}; see Limits for the meaning and the default")
@@ -77,6 +82,8 @@ class Situation:
         target: the state that a `Rewind` would restore.
         here: whether that is the present state.
         controls: what the proposing policy declared as its own; None (a person): everything.
+        left: steps of the budget that a trial could take; None: there is no budget.
+        adopted: what a trial that is adopted has set.
     """
 
     spent: int
@@ -85,6 +92,8 @@ class Situation:
     target: SnapshotInfo | None = None
     here: bool = False
     controls: frozenset[str] | None = None
+    left: int | None = None
+    adopted: tuple[Set, ...] = ()
 
 
 class Supervisor:
@@ -112,6 +121,7 @@ class Supervisor:
         self.suggest = suggest
         self._order = tuple(order)
         self.rewinds = 0
+        self.probes = 0
         self._changes: dict[
             str, tuple[str, int]
         ] = {}  # hyperparameter -> (who changed it last, at which spent)
@@ -134,6 +144,8 @@ class Supervisor:
                 verdict = self._rewind(action, source, situation)
             elif isinstance(action, Release):
                 verdict = self._release(action, source, situation)
+            elif isinstance(action, Probe):
+                verdict = self._probe(action, source, situation)
             elif isinstance(action, Suggest):
                 return self._suggestion(action, situation)
             else:
@@ -153,6 +165,11 @@ class Supervisor:
                 self._changes.pop(action.name, None)
             directions = self._directions.get(action.name, {})
             directions.clear() if source.startswith(HUMAN) else directions.pop(source, None)
+        elif isinstance(action, Probe):
+            self.probes += 1
+        elif isinstance(action, Adopt):
+            for adopted in situation.adopted:
+                self._moved(adopted, source, situation)
         elif isinstance(action, Rewind):
             if not source.startswith(HUMAN):
                 self.rewinds += 1
@@ -164,6 +181,7 @@ class Supervisor:
         """The memory, as plain JSON values."""
         return {
             "rewinds": self.rewinds,
+            "probes": self.probes,
             "changes": {name: list(change) for name, change in self._changes.items()},
             "directions": {
                 n: {p: list(m) for p, m in moves.items()} for n, moves in self._directions.items()
@@ -174,6 +192,7 @@ class Supervisor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the memory back."""
         self.rewinds = state["rewinds"]
+        self.probes = state.get("probes", 0)
         self._changes = {name: (source, spent) for name, (source, spent) in state["changes"].items()}
         self._directions = {
             name: {policy: (way, value) for policy, (way, value) in moves.items()}
@@ -312,6 +331,30 @@ class Supervisor:
                 note = "the same data with the same values would only repeat the run: change one, or skip"
                 return Verdict("refused", action, note)
         note = "; ".join(v.note for v in changes if v.note)
+        outside = any(v.out_of_bounds for v in changes)
+        return Verdict("clamped" if note else "applied", allowed, note, out_of_bounds=outside)
+
+    def _probe(self, action: Probe, source: str, situation: Situation) -> Verdict:
+        """A trial comes back to where it began, so that it is held to bounds, owners and budget alone."""
+        if source.startswith(HUMAN):
+            return Verdict("refused", action, "trials are for policies, which read what comes of them")
+        if situation.left is not None and action.most > situation.left:
+            note = f"a trial of {action.most} steps does not fit into the {situation.left} that are left"
+            return Verdict("refused", action, note)
+        if self.probes >= self.limits.max_trials:
+            return Verdict("refused", action, f"all {self.limits.max_trials} trials are used up (Limits)")
+        changes = [self._within_bounds(change, situation) for change in (*action.then, *action.branch)]
+        refused = next((v for v in changes if v.status == "refused"), None)
+        if refused is not None:
+            return Verdict("refused", action, refused.note)
+        for change in (*action.then, *action.branch):
+            mover = situation.ramps.get(change.name, source)
+            if mover != source:
+                return Verdict("refused", action, f"a ramp of {mover} is moving {change.name}")
+        kept: list[Any] = [v.action for v in changes]
+        then, branch = tuple(kept[: len(action.then)]), tuple(kept[len(action.then) :])
+        note = "; ".join(v.note for v in changes if v.note)
+        allowed = dataclasses.replace(action, then=then, branch=branch)
         outside = any(v.out_of_bounds for v in changes)
         return Verdict("clamped" if note else "applied", allowed, note, out_of_bounds=outside)
 

@@ -13,6 +13,7 @@ LAYERS = [
     ["evaluation", "journal_tables", "journal"],
     ["supervisor", "controls", "memory", "curves", "sweeps", "plot", "plot_against", "preflight"],
     ["mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
+    ["trials"],
     ["executor"],
     ["panel"],
     ["engine"],

@@ -49,7 +49,18 @@ def test_every_action_comes_back_from_json_as_it_was(action):
 
 
 def test_every_kind_of_action_is_known_by_its_kind():
-    assert set(ACTIONS) == {"set", "ramp", "release", "rewind", "checkpoint", "stop", "suggest", "escalate"}
+    assert set(ACTIONS) == {
+        "set",
+        "ramp",
+        "release",
+        "rewind",
+        "probe",
+        "adopt",
+        "checkpoint",
+        "stop",
+        "suggest",
+        "escalate",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from ..checkpoints import CheckpointInfo
 from ..clock import Clock
@@ -347,6 +347,16 @@ class _Memory:
             self._simulation._batch = state.batch
         rest(copy.deepcopy(state.kept))
         return Restored(target.info.step, "bitwise", "simulated", 0.0, 0, "memory")
+
+    def hold(self, kept: dict[str, Any]) -> Target:
+        clock, position = self._simulation.clock, cast(Any, None)
+        info = SnapshotInfo(clock.step, clock.spent)
+        plant = self._simulation.plant.capture()
+        state: Any = _State(info, self._simulation._batch, plant, copy.deepcopy(kept))
+        return Target(info, "replay", position, state.kept, state)
+
+    def release(self, target: Target) -> None:
+        """It goes with its last reference."""
 
     def forget_abandoned(self) -> None:
         live = self._simulation.clock.live

@@ -1,0 +1,245 @@
+"""Trials: stretches of training that are tried out from one state, one after another, and come back to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .controls import Controls
+from .memory import Restored, Target
+from .records import Probe, Ramp, Signal, Trial, TuneError, Value
+
+log = logging.getLogger("autotune")
+
+KEPT = 4
+"""States of trials that are kept at a time, beside the one that they all began from."""
+
+
+class Bench(Protocol):
+    """What trials need of the run."""
+
+    def hold(self) -> Target:
+        """Keep the present state, with its history."""
+        ...
+
+    def release(self, target: Target) -> None:
+        """Let it go."""
+        ...
+
+    def restore(self, target: Target) -> Restored:
+        """Go there."""
+        ...
+
+    def measured(self) -> Mapping[str, Signal]:
+        """The signals of the live branch."""
+        ...
+
+    def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
+        """Score the present state: a loss, its standard error, single losses.
+
+        Args:
+            since: the step at which the branch, or without one the trial, began.
+        """
+        ...
+
+    def tried(self, trial: Trial) -> None:
+        """Put a finished trial on record."""
+        ...
+
+
+@dataclass(slots=True)
+class _Running:
+    """The trial under way, until `until`, and what its own training has ended in."""
+
+    id: int
+    source: str
+    probe: Probe
+    start: int
+    spent: int
+    until: int
+    trained: int | None = None
+    """The step at which its own training ended; None while it goes on."""
+    values: dict[str, Value] = field(default_factory=dict)
+
+
+class Trials:
+    """Runs trials and keeps what came of them.
+
+    Args:
+        bench: the run.
+        controls: its hyperparameters.
+        kept: states of trials to keep; beyond it the one with the worst score goes.
+    """
+
+    def __init__(self, bench: Bench, controls: Controls, kept: int = KEPT) -> None:
+        self.results: dict[int, Trial] = {}
+        self._bench, self._controls, self._limit = bench, controls, kept
+        self._asked: deque[tuple[int, str, Probe]] = deque()
+        self._states: dict[int, Target] = {}
+        self._origin: Target | None = None
+        self._now: _Running | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the run is in a trial."""
+        return self._now is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether trials have been asked for that are still to begin."""
+        return bool(self._asked)
+
+    @property
+    def until(self) -> int:
+        """The step at which the trial under way goes on to something else."""
+        assert self._now is not None
+        return self._now.until
+
+    @property
+    def most(self) -> int:
+        """Steps that all trials asked for may still take."""
+        return sum(probe.most for _, _, probe in self._asked)
+
+    def ask(self, id: int, source: str, probe: Probe) -> None:
+        """Run this trial when those before it are finished."""
+        self._asked.append((id, source, probe))
+
+    def state(self, id: int) -> Target:
+        """The state that a trial is kept in.
+
+        Raises:
+            TuneError: when it is not, or no longer.
+        """
+        if id not in self._states:
+            there = ", ".join(map(str, self._states)) or "none"
+            raise TuneError(f"a trial is continued or adopted while it is kept, got {id}; kept are: {there}")
+        return self._states[id]
+
+    def begin(self, spent: int) -> None:
+        """Start the first trial that waits, from where the run stands; `spent` is the clock's."""
+        self._origin = self._bench.hold()
+        self._next(spent)
+
+    def boundary(self, step: int, spent: int, over: bool) -> bool:
+        """A step of a trial is over; returns whether the trials are.
+
+        Args:
+            step: the clock's.
+            spent: the clock's.
+            over: the loop ends here, whatever the trial still needs.
+        """
+        now = self._now
+        assert now is not None
+        loss = self._bench.measured().get("loss")
+        lost = loss is not None and _lost(loss, now)
+        if not (lost or over or step >= now.until):
+            return False
+        if over:
+            self._asked.clear()
+            return self._back()
+        if now.trained is None and not lost:
+            now.trained = step
+            self._keep(now)
+            if now.probe.branch:
+                for ramp in now.probe.branch:
+                    self._controls.ramp(ramp, now.source, step)
+                now.until = step + max(ramp.steps for ramp in now.probe.branch)
+                return False
+        score, error = math.inf, math.nan
+        losses: tuple[float, ...] = ()
+        if not lost:
+            branch = now.trained if now.probe.branch and now.trained is not None else now.start
+            score, error, losses = self._bench.judge(branch)
+            score = score if math.isfinite(score) else math.inf
+        signals = {n: part for n, s in self._bench.measured().items() if len(part := s.since(now.start + 1))}
+        self._finish(now, step, spent, score, error, losses, signals)
+        return self._next(spent)
+
+    def forget(self) -> None:
+        """Let go of all states and results: the run goes on from another state."""
+        for target in self._states.values():
+            self._bench.release(target)
+        self._states.clear()
+        self.results = {}
+
+    def _next(self, spent: int) -> bool:
+        """Start the next trial; returns whether there was none, and the run is back."""
+        while self._asked:
+            id, source, probe = self._asked.popleft()
+            assert self._origin is not None
+            target = self._origin if probe.after is None else self.state(probe.after)
+            self._bench.restore(target)
+            step = target.info.step
+            self._now = _Running(id, source, probe, step, spent, step + probe.steps)
+            try:
+                for change in probe.then:
+                    if isinstance(change, Ramp):
+                        self._controls.ramp(change, source, step)
+                    else:
+                        self._controls.write(change.name, change.value)
+            except Exception as error:
+                log.warning("step %d: %s failed: %s", step, probe.describe(), error)
+                self._finish(self._now, step, spent, math.inf, math.nan, (), {})
+                continue
+            return False
+        return self._back()
+
+    def _keep(self, now: _Running) -> None:
+        self._states[now.id] = self._bench.hold()
+        names = {change.name for change in now.probe.then}
+        now.values = {name: self._controls[name]() for name in names}
+
+    def _finish(
+        self,
+        now: _Running,
+        step: int,
+        spent: int,
+        score: float,
+        error: float,
+        losses: Sequence[float],
+        signals: Mapping[str, Signal],
+    ) -> None:
+        trained = step if now.trained is None else now.trained
+        if math.isinf(score) and now.id in self._states:
+            self._forget(now.id)
+        self.results[now.id] = Trial(
+            id=now.id,
+            start=now.start,
+            step=trained,
+            spent=spent - now.spent,
+            score=score,
+            error=error,
+            losses=tuple(losses),
+            values=now.values,
+            signals=signals,
+            kept=now.id in self._states,
+        )
+        needed = {probe.after for _, _, probe in self._asked}
+        spare = [id for id in self._states if id not in needed]
+        if len(self._states) > self._limit and spare:
+            self._forget(max(spare, key=lambda id: (self.results[id].score, id)))
+        self._bench.tried(self.results[now.id])
+
+    def _forget(self, id: int) -> None:
+        self._bench.release(self._states.pop(id))
+        if id in self.results:
+            self.results[id] = dataclasses.replace(self.results[id], kept=False)
+
+    def _back(self) -> bool:
+        assert self._origin is not None
+        self._now = None
+        self._bench.restore(self._origin)
+        self._bench.release(self._origin)
+        self._origin = None
+        return True
+
+
+def _lost(loss: Signal, now: _Running) -> bool:
+    """Whether the loss of the trial is not finite, or above what it gives up at."""
+    values = loss.since(now.start + 1).value
+    return bool(len(values)) and not (values.max() <= now.probe.give_up and math.isfinite(values.sum()))
