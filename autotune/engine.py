@@ -13,7 +13,7 @@ from typing import Any
 from .checkpoints import CheckpointInfo
 from .clock import Clock
 from .controls import Controls
-from .evaluation import Evaluation
+from .evaluation import Evaluation, standard_error
 from .executor import Executor
 from .history import History
 from .journal import Journal, JournalError
@@ -173,7 +173,8 @@ class Engine:
         early, self._early = self._early, []
         for sample in early:  # what was reported about the step that was skipped
             self._keep(sample._replace(step=self.clock.step, spent=self.clock.spent))
-        self._tick(evaluating=False)
+        if not self.trials.running:
+            self._tick(evaluating=False)
 
     def collect(self, wait: bool) -> None:
         """Take over what the sensors have; `wait` for the device, so that nothing stays behind."""
@@ -182,6 +183,9 @@ class Engine:
             if sample.spent > self.clock.spent:  # reported before its step was taken
                 self._early.append(sample)
             else:
+                self._keep(sample)
+        if self.instruments.derives:
+            for sample in self.instruments.derive(self.history.signals()):
                 self._keep(sample)
 
     def _keep(self, sample: Sample) -> None:
@@ -209,6 +213,8 @@ class Engine:
         over = clock.over or self.stopping
         if self.trials.boundary(clock.step, clock.spent, over):
             self._tick(evaluating=False)
+            if not self.trials.running:
+                self.snapshot()  # of what was adopted: nothing else holds that state
         else:
             self._stand_at(clock.step)
 
@@ -325,16 +331,19 @@ class Engine:
         """The signals of the live branch."""
         return self.history.signals()
 
-    def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
+    def judge(self, since: int, evaluate: bool) -> tuple[float, float, tuple[float, ...]]:
         """Score the present state: see `trials.Bench`."""
-        if self.evaluation is not None:
+        signals = self.history.signals()
+        if evaluate and self.evaluation is not None:
             self._evaluate()
             self.collect(wait=True)  # sync: evaluated
-            losses = tuple(getattr(self.evaluation, "losses", ()))
-            return self.history.signals()["validation/loss"].last, _error(losses), losses
-        measured = self.history.signals().get("loss")
+            signals = self.history.signals()
+            if "validation/loss" in signals:
+                losses = tuple(getattr(self.evaluation, "losses", ()))
+                return signals["validation/loss"].last, standard_error(losses), losses
+        measured = signals.get("loss")
         values = measured.since(since + 1).value.tolist() if measured is not None else []
-        return (sum(values) / len(values) if values else math.nan), _error(values), ()
+        return (sum(values) / len(values) if values else math.nan), standard_error(values), ()
 
     def tried(self, trial: Trial) -> None:
         """Put a finished trial on record."""
@@ -426,12 +435,3 @@ class Engine:
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""
         return {"controls": self.controls.state_dict(), "instruments": self.instruments.state_dict()}
-
-
-def _error(values: Sequence[float]) -> float:
-    """The standard error of a mean; NaN when it cannot be known."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = sum(values) / n
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ class Evaluation:
         """The metrics by signal name; NaN and infinity are values like others.
 
         `loss` is the signal `validation/loss`, and so on; what is called `train/...` keeps that name. It
-        stands first, because the sensor that compares the two waits for the validation.
+        stands first, because the sensor that compares the two waits for the validation. Where single losses
+        were returned, `validation/loss_error` is the standard error of their mean.
 
         Raises:
             TuneError: when `evaluate` returns neither a number nor a mapping of numbers with `loss`.
@@ -67,7 +69,18 @@ class Evaluation:
             )
         losses = single["validation/loss"]
         self.losses = tuple(losses) if len(losses) > 1 else ()
+        if self.losses:
+            values["validation/loss_error"] = standard_error(losses)
         return dict(sorted(values.items()))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean, were they drawn independently; NaN when it cannot be known."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = sum(values) / n
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -202,6 +202,8 @@ class Executor:
                 left = None if clock.budget is None else clock.budget - clock.spent - trials.most
                 situation = replace(situation, left=left)
             if isinstance(action, Adopt):
+                if trials.waiting:
+                    raise TuneError("a trial is adopted when all that were asked for are over; ask then")
                 target = trials.state(action.trial)
                 values = trials.results[action.trial].values
                 adopted = tuple(Set(name, value, reason=action.reason) for name, value in values.items())

@@ -57,7 +57,7 @@ class Panel:
                 ("hyperparameter", policy.controls, hyperparameters),
             ):
                 missing = sorted(set(needed) - there)
-                if missing:
+                if missing and not getattr(policy, "optional", False):
                     raise TuneError(
                         f"policy {policy.name!r} needs the {what} {missing[0]!r}, which is not there; "
                         f"there are: {', '.join(sorted(there)) or 'none'}. {_REMEDIES[what]}"
@@ -83,6 +83,7 @@ class Panel:
             for policy in self.policies
             for name in policy.requires
             if name not in signals and policy.name not in self.benched
+            if not getattr(policy, "optional", False)
         ]
 
     def without_loss(self, signals: Mapping[str, Signal]) -> str | None:

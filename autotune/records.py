@@ -274,8 +274,8 @@ class Probe(Action):
 
     `then` is applied first. After `steps` steps the state is kept, for `Adopt` or for another trial that
     begins there. What `branch` ramps is then tried on the side, for as long as the longest of its ramps, and
-    the trial is scored at the end of that: by `evaluate`, or where there is none by the mean training loss
-    over the branch. It ends early, with an infinite score, when the loss is not finite or above `give_up`.
+    the trial is scored at the end of that. It ends early, with an infinite score, when the loss is not
+    finite or above `give_up`.
     """
 
     kind: ClassVar[str] = "probe"
@@ -285,6 +285,8 @@ class Probe(Action):
     after: int | None = None
     """The trial whose state it begins from; None: where the run stands."""
     give_up: float = math.inf
+    evaluate: bool = True
+    """Score it by `evaluate`; without, and where there is none, by the mean training loss over the branch."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -295,6 +297,7 @@ class Probe(Action):
             _expect(self, "branch", action, Ramp)
         _expect(self, "after", self.after, (int, type(None)))
         _expect(self, "give_up", self.give_up, numbers.Real)
+        _expect(self, "evaluate", self.evaluate, bool)
         if self.steps < 1:
             raise TuneError(f"a trial takes at least 1 step, got steps={self.steps}")
 

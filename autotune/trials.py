@@ -39,11 +39,12 @@ class Bench(Protocol):
         """The signals of the live branch."""
         ...
 
-    def judge(self, since: int) -> tuple[float, float, tuple[float, ...]]:
+    def judge(self, since: int, evaluate: bool) -> tuple[float, float, tuple[float, ...]]:
         """Score the present state: a loss, its standard error, single losses.
 
         Args:
             since: the step at which the branch, or without one the trial, began.
+            evaluate: see `Probe`.
         """
         ...
 
@@ -154,7 +155,7 @@ class Trials:
         losses: tuple[float, ...] = ()
         if not lost:
             branch = now.trained if now.probe.branch and now.trained is not None else now.start
-            score, error, losses = self._bench.judge(branch)
+            score, error, losses = self._bench.judge(branch, now.probe.evaluate)
             score = score if math.isfinite(score) else math.inf
         signals = {n: part for n, s in self._bench.measured().items() if len(part := s.since(now.start + 1))}
         self._finish(now, step, spent, score, error, losses, signals)

@@ -38,8 +38,10 @@ class EarlyStopping(Remembering):
     last `patience` of them are not finite. It begins anew after a rewind, and when a person changes a
     hyperparameter: that is given its time.
     *End.* `Rewind` to the best state and `Stop`, as two decisions at one moment. When the budget is spent
-    and the last state is not the best one, the rewind alone. Should the best state not be kept, the best
-    that is; should there be none, or no rewinds left, the reason says so, and the run ends as it is.
+    and the last state is not the best one, the rewind alone; where `evaluate` returns single losses, the best
+    one has to be better by a standard error, since the lowest of many looks is low by luck as well. Should
+    the best state not be kept, the best that is; should there be none, or no rewinds left, the reason says
+    so, and the run ends as it is.
 
     A plateau does not end a run: there the rate may still be lowered. It harms where a loss rises for
     long and then falls again (double descent, restarts of a cyclical rate): give it more patience.
@@ -49,7 +51,7 @@ class EarlyStopping(Remembering):
 
     Args:
         signal: the lower, the better.
-        patience: evaluations without a new best.
+        patience: evaluations without a new best; None: the run goes on to the end of its budget.
         min_delta: difference of the signal that does not count, in its unit.
         name: unique within a run.
 
@@ -62,12 +64,13 @@ class EarlyStopping(Remembering):
     def __init__(
         self,
         signal: str = "validation/loss",
-        patience: int = 6,
+        patience: int | None = 6,
         min_delta: float = 0.0,
         name: str = "early_stopping",
     ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise TuneError(f"patience is 1 evaluation or more, got {patience!r}")
+        whole = isinstance(patience, int) and not isinstance(patience, bool)
+        if patience is not None and not (whole and patience >= 1):
+            raise TuneError(f"patience is 1 evaluation or more, or None, got {patience!r}")
         if not 0 <= min_delta < math.inf:
             raise TuneError(f"min_delta is 0 or more, got {min_delta!r}")
         self.name = name
@@ -121,7 +124,7 @@ class EarlyStopping(Remembering):
             self._best, self._waited = [value, spent, step, None], 0
 
     def _rises(self, signal: Signal) -> bool:
-        if self._waited < self._patience:
+        if self._patience is None or self._waited < self._patience:
             return False
         since = signal.value[-min(self._waited, LONGEST) :]
         finite = np.isfinite(since)
@@ -137,15 +140,20 @@ class EarlyStopping(Remembering):
         if self._best is not None:
             evidence |= {"best": self._best[0], "best_step": self._best[2]}
         stop = () if observation.remaining == 0 else (Stop(reason=why, evidence=evidence),)
+        margin = max(self._min_delta, 0.0 if stop else self._error(observation))
         kept = min(self._kept(observation, signal), key=lambda state: state[0], default=None)
-        if self._best is None or last <= self._best[0] + self._min_delta:
+        if self._best is None or last <= self._best[0] + margin:
             return stop
-        if kept is None or observation.rewinds_left < 1 or last <= kept[0] + self._min_delta:
+        if kept is None or observation.rewinds_left < 1 or last <= kept[0] + margin:
             missing = "no rewinds are left" if observation.rewinds_left < 1 else "no better state is kept"
             return (Stop(reason=f"{why}; the run ends as it is, since {missing}", evidence=evidence),)
         value, step, to = kept
         reason = f"{why}: back to {self.requires[0]} {value:.4g} of step {step}"
         return (Rewind(to, "skip", reason=reason, evidence=evidence), *stop)
+
+    def _error(self, observation: Observation) -> float:
+        error = observation.signals.get(f"{self.requires[0]}_error")
+        return error.last if error is not None and math.isfinite(error.last) else 0.0
 
     def _kept(self, observation: Observation, signal: Signal) -> list[tuple[float, int, int | str]]:
         """Value, step and address of each state that was evaluated and can be gone back to."""

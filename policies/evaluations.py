@@ -48,6 +48,12 @@ class Evaluations(NamedTuple):
         counts = (spent > since) & np.isfinite(x) & np.isfinite(y)
         return cls(spent[counts], x[counts], y[counts])
 
+    @classmethod
+    def by_gap(cls, observation: Observation, validation: str, gap: str, since: int) -> Self:
+        """The same, where the gap between the two is what was measured."""
+        found = cls.of(observation, validation, gap, since)
+        return found._replace(train=found.validation - found.train)
+
     @property
     def every(self) -> float:
         """The usual distance of two; 0 for fewer."""

@@ -12,7 +12,7 @@ from .evaluations import Evaluations, Trend, binding_decay, noise
 from .memory import RETRY, Remembering, disturbed, free, refused
 from .robust import Array
 
-VALIDATION, TRAIN = "validation/loss", "train/loss"
+VALIDATION, TRAIN, GAP = "validation/loss", "train/loss", "generalization_gap"
 FIRST, AFTER = 5, 3  # evaluations before the first move, and by which a move is judged
 NOISE = 9  # evaluations that the noise is measured on
 HIGH = 0.2  # gap over validation loss, from which on it is high
@@ -45,7 +45,8 @@ class GeneralizationGap(Remembering):
     4 standard errors and 5 % does not wait for the third evaluation. Nothing is moved when too few
     evaluations are left to take it back and recover. Noise is that of second differences: no trend counts.
 
-    The product of rate and decay is not held when someone moves the rate.
+    The product of rate and decay is not held when someone moves the rate. Where `evaluate` returns no
+    `train/loss`, the sensor `generalization_gap` stands in, with training losses of training mode.
 
     Source: Goodfellow, Bengio & Courville 2016, sections 5.3 and 11.4; rate × decay as the time scale that
     matters: Wang & Aitchison 2024. The constants were set once, on synthetic runs and digits.
@@ -62,7 +63,7 @@ class GeneralizationGap(Remembering):
     """
 
     MEMORY = ("_since", "_seen", "_moved", "_move", "_blocked", "_turn", "_wait")
-    requires: Sequence[str] = (VALIDATION, TRAIN)
+    requires: Sequence[str] = (VALIDATION,)
 
     def __init__(
         self,
@@ -92,7 +93,11 @@ class GeneralizationGap(Remembering):
         """See `Policy.decide`."""
         if any(disturbed(observation, self.name, name) for name in self.controls):
             self._since, self._moved, self._move = observation.spent, None, None
-        found = Evaluations.of(observation, VALIDATION, TRAIN, self._since)
+        found = (
+            Evaluations.of(observation, VALIDATION, TRAIN, self._since)
+            if TRAIN in observation.signals
+            else Evaluations.by_gap(observation, VALIDATION, GAP, self._since)
+        )
         if refused(observation, self.name):
             self._wait = observation.spent + RETRY
             self._failed(observation, found.every)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from autotune.records import HyperparameterState, Observation, Ramp, Rewind, Set
+from autotune.records import Adopt, HyperparameterState, Observation, Ramp, Rewind, Set
 
 RETRY = 20  # steps after which a refused change may be asked for again
 
@@ -48,4 +48,4 @@ def disturbed(observation: Observation, source: str, hyperparameter: str) -> boo
 
 def moves(action: object, hyperparameter: str) -> bool:
     """Whether an action moves the hyperparameter; a rewind does, for its value goes back too."""
-    return isinstance(action, Rewind) or (isinstance(action, Set | Ramp) and action.name == hyperparameter)
+    return isinstance(action, Rewind | Adopt) or (isinstance(action, Set | Ramp) and action.name == hyperparameter)

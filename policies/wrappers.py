@@ -108,6 +108,25 @@ class Wrapper(Remembering):
         return sorted({d.spent for d in mine if isinstance(d.action, changes)})
 
 
+class IfThere(Wrapper):
+    """Asks the policy only in runs that have what it needs; elsewhere it is silent, instead of an error.
+
+    For compositions that are used with any run: a policy for `gradient_clip` where none is registered, one
+    for validation where nothing is evaluated.
+
+    Args:
+        policy: whose `requires` and `controls` may be missing.
+    """
+
+    optional = True
+
+    def due(self, observation: Observation) -> bool:
+        """Whether each signal has been measured, and each hyperparameter is there."""
+        return all(name in observation.signals for name in self.requires) and all(
+            name in observation.hyperparameters for name in self.controls
+        )
+
+
 class Patience(Wrapper):
     """Lets the policy act only when it has wanted to at so many ticks in a row.
 

@@ -83,17 +83,19 @@ class Tuned:
         uses_rate: whether the initial rate matters.
         on_schedule: begin with the tuned baseline's schedule and weight decay instead of a constant rate and
             the usual decay: is a run that needs no help left alone?
+        trials: evaluations that are set aside for trials of the policies.
     """
 
     name: str
     policies: Callable[[], Sequence[Policy]]
     uses_rate: bool = True
     on_schedule: bool = False
+    trials: int = 0
     decides: bool = True
 
     def train(self, run: Run, start: Config) -> None:
         """See `Arm.train`."""
-        steps = run.steps_beside(run.probes + 1)  # one comes before the first step
+        steps = run.steps_beside(run.probes + self.trials + 1)  # one comes before the first step
         optimizer = run.start(start.rate, start.weight_decay if self.on_schedule else None)
         scheduler = schedule(optimizer, start, steps) if self.on_schedule else None
         stateful = {**run.stateful(), **({"scheduler": scheduler} if scheduler else {})}
