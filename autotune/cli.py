@@ -273,6 +273,34 @@ def replay(
 
 
 @app.command()
+def export(
+    run: Run = None,
+    root: Root = ROOT,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False, help="Where to write it; left out: to the standard output."
+        ),
+    ] = None,
+) -> None:
+    """Write the schedule that a run ended up with, as JSON.
+
+    What each hyperparameter was at each step that counted in the end, without what was rewound or tried out
+    and dropped. The policy `Replay` follows it in another run.
+
+    Example: autotune export latest --to schedule.json
+    """
+    from .export import export_schedule, schedule_to_json
+
+    text = schedule_to_json(export_schedule(resolve(run, root)))
+    if to is None:
+        typer.echo(text, nl=False)
+        return
+    to.write_text(text, encoding="utf-8")
+    print_line(str(to))
+
+
+@app.command()
 def sync(run: Run = None, root: Root = ROOT) -> None:
     """Deliver to MLflow what is missing there.
 

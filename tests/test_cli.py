@@ -23,7 +23,7 @@ from autotune.plot import plot_run
 from autotune.records import Set
 
 PROGRAM = str(Path(sys.executable).with_name("autotune"))
-COMMANDS = ["runs", "show", "decisions", "plot", "replay", "sync", "mlflow", "demo"]
+COMMANDS = ["runs", "show", "decisions", "plot", "replay", "export", "sync", "mlflow", "demo"]
 BENCH = [f"bench {command}" for command in ("list", "run", "report", "import")]
 
 
