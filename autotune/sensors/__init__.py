@@ -1,5 +1,6 @@
 """Sensors: what is measured in a run, one file per quantity."""
 
+from .change_points import ChangePoints
 from .generalization_gap import GeneralizationGap
 from .gradient_noise_scale import GradientNoiseScale
 from .gradient_norm import GradientNorm
@@ -16,6 +17,7 @@ from .update_alignment import UpdateAlignment
 from .update_ratio import UpdateRatio
 
 __all__ = [
+    "ChangePoints",
     "GeneralizationGap",
     "GradientNoiseScale",
     "GradientNorm",

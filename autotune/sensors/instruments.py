@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from ..records import TuneError
+from ..records import Signal, TuneError
 from .generalization_gap import GeneralizationGap
 from .gradient_noise_scale import GradientNoiseScale
 from .gradient_norm import GradientNorm
@@ -99,6 +99,7 @@ class Instruments:
         self.signals = frozenset(names - reported)
         """What may come in a loop that reports its loss; what needs other reports (validation) is extra."""
         self._looking_back = [sensor for sensor in self._sensors if sensor.looks_back]
+        self._deriving = [sensor for sensor in self._sensors if sensor.derives]
         self._listeners: dict[str, list[Sensor]] = {}
         for sensor in self._sensors:
             for name in sensor.listens:
@@ -190,6 +191,18 @@ class Instruments:
         waiting for the device: do so before a rewind and at the end.
         """
         return self._transfer.receive(wait)
+
+    @property
+    def derives(self) -> bool:
+        """Whether anything is derived from values on the host."""
+        return bool(self._deriving)
+
+    def derive(self, signals: Mapping[str, Signal]) -> Iterator[Sample]:
+        """What follows from `signals`, those of the live branch with what was collected among them."""
+        for sensor in self._deriving:
+            for step, spent, (names, values) in sensor.derive(signals, self._every):
+                for name, value in zip(names, values, strict=True):
+                    yield Sample(step, spent, name, float(value))
 
     def state_dict(self) -> dict[str, Any]:
         """Each sensor's state by class name, and the step; copies, made without waiting for the device."""

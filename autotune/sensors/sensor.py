@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..records import TuneError
+from ..records import Signal, TuneError
 from .norms import norms
 from .subset import Subset
 
@@ -34,6 +34,8 @@ class Sensor(abc.ABC):
     """Reported signals that `reported` is called with."""
     looks_back = False
     """Whether `step_before` is called."""
+    derives = False
+    """Whether `derive` is called."""
 
     @property
     @abc.abstractmethod
@@ -69,6 +71,21 @@ class Sensor(abc.ABC):
     def after_step(self, step: int, examples: int) -> Readings | None:
         """The optimizer has stepped; `examples` counts those handed out so far, 0 if nobody counts."""
         return None
+
+    def derive(self, signals: Mapping[str, Signal], every: int) -> Iterable[tuple[int, int, Readings]]:
+        """What follows from values that the host has by now, where the sensor `derives`; asked at every tick.
+
+        On CUDA they come a tick late, and a state that was taken meanwhile is behind: what is derived
+        depends on the values and their steps, never on when they came.
+
+        Args:
+            signals: all that was measured on the live branch.
+            every: steps from one sample to the next.
+
+        Returns:
+            Step, spent and host numbers, oldest first; none twice and none before its signal's newest.
+        """
+        return ()
 
 
 class Parameters:
@@ -156,9 +173,9 @@ class Gradients:
         self.scale = None if scale is None else scale.to(parameters.device, torch.float32, non_blocking=True)
         held = frozenset(held)
         present = [
-            (i, tensor.grad)
+            (i, gradient)
             for i, tensor in enumerate(parameters.tensors)
-            if id(tensor) in held and tensor.grad is not None
+            if id(tensor) in held and (gradient := tensor.grad) is not None
         ]
         self.which = tuple(i for i, _ in present)
         """Positions, in `parameters.tensors`, of those that have a gradient."""

@@ -61,9 +61,7 @@ class Subset:
             A new vector on the device, float32 or wider.
         """
         pieces = [
-            self._zeros[:size]
-            if tensor is None
-            else _real(tensor).reshape(-1)[::stride].to(self._device, non_blocking=True)
+            self._zeros[:size] if tensor is None else self._piece(tensor, size, stride)
             for tensor, size, stride in zip(tensors, self.sizes, self._strides, strict=True)
         ]
         taken = torch.cat(pieces)
@@ -73,6 +71,12 @@ class Subset:
         """Estimated squared norm of each tensor at the positions `which`: float32, (len(which),)."""
         pieces = torch.split(taken, self.sizes)
         return norms([pieces[i] for i in which], self._device).square() * self.shares(which)
+
+    def _piece(self, tensor: Tensor, size: int, stride: int) -> Tensor:
+        real = _real(tensor)
+        # One call where three would do the same: for many small tensors, calls are what this costs.
+        piece = real.as_strided((size,), (stride,)) if real.is_contiguous() else real.reshape(-1)[::stride]
+        return piece if piece.device == self._device else piece.to(self._device, non_blocking=True)
 
     def _on_device(self, which: tuple[int, ...]) -> Tensor:
         return torch.tensor([self._shares[i] for i in which]).to(self._device, non_blocking=True)

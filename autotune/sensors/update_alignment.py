@@ -48,8 +48,9 @@ class UpdateAlignment(Sensor):
         gradient, update = gradients.coordinates, (gradients.weights - self._before).float()
         self._before = None
         shares = self._parameters.subset.each(gradients.which)
-        inner = torch.dot(shares * gradient, update)
-        length = torch.dot(shares * gradient, gradient).sqrt() * torch.dot(shares * update, update).sqrt()
+        weighted = shares * gradient
+        inner = torch.dot(weighted, update)
+        length = torch.dot(weighted, gradient).sqrt() * torch.dot(shares * update, update).sqrt()
         cosine = torch.where(length == 0, 0.0, (inner / length).clamp(-1, 1))
         return Readings(self.signals, torch.where(length.isfinite(), cosine, torch.nan).reshape(1))
 

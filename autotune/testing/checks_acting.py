@@ -176,7 +176,7 @@ def steady(make: MakePolicy, plant: MakePlant | None = None) -> None:
 def once(make: MakePolicy, plant: MakePlant | None = None) -> None:
     """Nothing is done twice on the same evidence; a tick may bring nothing new."""
     for what, make_plant in subject(make, plant).lively.items():
-        watched = run(make(), make_plant(), between=lambda simulation: simulation.engine.skipped())
+        watched = run(make(), make_plant(), between=lambda simulation: simulation.run(0).engine.skipped())
         for first, second in pairwise(watched.ticks):
             if first.observation.spent == second.observation.spent:
                 for action in second.actions:

@@ -6,9 +6,11 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
+
+import torch
 
 from ..checkpoints import CheckpointInfo
 from ..clock import Clock
@@ -30,7 +32,7 @@ from ..records import (
     TuneError,
     action_to_json,
 )
-from ..sensors import Sample
+from ..sensors import Parameters, Sample, Sensor
 from ..snapshots import least_missed
 from ..supervisor import Limits, Supervisor
 
@@ -74,7 +76,7 @@ class Simulation:
     """Runs policies on a plant, as `AutoTuner` runs them on a training loop, in milliseconds.
 
     The boundary, the judgement and the order of things are the tuner's own (`Engine`, `Supervisor`, `Panel`);
-    journal, snapshots and sensors lie in memory. Outcomes are not judged.
+    journal, snapshots and measurements lie in memory. Outcomes are not judged.
 
     Args:
         plant: what is stepped.
@@ -86,9 +88,10 @@ class Simulation:
         capacity: snapshots in memory.
         limits: what the supervisor lets policies do.
         suggest: apply nothing.
+        sensors: such as derive their signals from others, `ChangePoints` for one.
 
     Raises:
-        TuneError: as `AutoTuner` does for policies that do not fit.
+        TuneError: as `AutoTuner` does for policies that do not fit; for a sensor that derives nothing.
     """
 
     def __init__(
@@ -103,19 +106,21 @@ class Simulation:
         capacity: int = 6,
         limits: Limits | None = None,
         suggest: bool = False,
+        sensors: Sequence[Sensor] = (),
     ) -> None:
         self.plant = plant
         self.controls = Controls(plant.hyperparameters)
         self.clock = Clock(budget)
         if isinstance(policies, Sequence):  # what is no policy, the panel refuses
             policies = [_Timed(p) if isinstance(p, Policy) else p for p in policies]
-        self.panel = Panel(policies, frozenset(plant.signals), frozenset(self.controls))
+        self._instruments = _Instruments(lag, every, sensors)
+        signals = frozenset([*plant.signals, *(name for sensor in sensors for name in sensor.signals)])
+        self.panel = Panel(policies, signals, frozenset(self.controls))
         self.supervisor = Supervisor(self.controls, limits or Limits(), suggest, [p.name for p in policies])
         self.values: dict[str, list[tuple[int, int, float]]] = {}
         """(step, spent, value) of all that was ever measured, by name; `hp/NAME` too."""
         self._batch = 0
         self._every = every
-        self._instruments = _Instruments(lag)
         self._memory = _Memory(self, capacity)
         self._journal = _Journal(self.values)
         parts: dict[str, Any] = {
@@ -202,6 +207,7 @@ class Simulation:
                 "controls": self.controls.state_dict(),
                 "history": self.engine.history.state_dict(),
                 "late": self._instruments.queue,
+                "instruments": self._instruments.state_dict(),
                 "panel": self.panel.state_dict(),
                 "supervisor": self.supervisor.state_dict(),
                 "ring": self._memory.ring,
@@ -218,6 +224,7 @@ class Simulation:
             setattr(self.clock, name, value)
         self.controls.load_state_dict(state["controls"])
         self.engine.history.load_state_dict(state["history"])
+        self._instruments.load_state_dict(state["instruments"])
         self._instruments.queue = state["late"]
         self.panel.load_state_dict(state["panel"])
         self.supervisor.load_state_dict(state["supervisor"])
@@ -247,6 +254,7 @@ class _Timed:
         self._policy = policy
         self.seconds: list[float] = []
         self.name, self.requires, self.controls = policy.name, policy.requires, policy.controls
+        self.optional = getattr(policy, "optional", False)
         self.state_dict = policy.state_dict
         self.load_state_dict = policy.load_state_dict
 
@@ -260,8 +268,18 @@ class _Timed:
 class _Instruments:
     """Hands over what was reported, `lag` ticks late; a wait brings everything."""
 
-    def __init__(self, lag: int) -> None:
+    def __init__(self, lag: int, every: int, sensors: Sequence[Sensor]) -> None:
         self.queue: list[list[Sample]] = [[] for _ in range(lag + 1)]
+        self.derives = bool(sensors)
+        self._every = every
+        self._sensors = sensors
+        for sensor in sensors:
+            if not sensor.derives:
+                raise TuneError(
+                    f"a simulation has sensors that derive signals from others, got {type(sensor).__name__}; "
+                    "let the plant measure it"
+                )
+            sensor.prepare(Parameters({"plant": [torch.zeros(1)]}))
 
     def report(self, name: str, value: float, step: int, spent: int) -> None:
         self.queue[-1].append(Sample(step, spent, name, float(value)))
@@ -274,14 +292,21 @@ class _Instruments:
         self.queue.append([])
         return self.queue.pop(0)
 
+    def derive(self, signals: Mapping[str, Signal]) -> Iterator[Sample]:
+        for sensor in self._sensors:
+            for step, spent, (names, values) in sensor.derive(signals, self._every):
+                yield from (Sample(step, spent, n, float(v)) for n, v in zip(names, values, strict=True))
+
     def exclude(self, seconds: float) -> None:
         """Nothing is timed."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"sensors": [sensor.state_dict() for sensor in self._sensors]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.queue = [[] for _ in self.queue]
+        for sensor, kept in zip(self._sensors, state["sensors"], strict=True):
+            sensor.load_state_dict(kept)
 
 
 class _Memory:

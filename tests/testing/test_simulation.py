@@ -11,6 +11,7 @@ from loops import Loop, Scripted
 from autotune.memory import Rewinding
 from autotune.policies import DivergenceGuard, Plateau
 from autotune.records import Checkpoint, Escalate, Ramp, Release, Rewind, Set, Stop, TuneError
+from autotune.sensors import ChangePoints, StepTime
 from autotune.supervisor import Limits
 from autotune.testing import Simulation, Task, TrainingPlant
 
@@ -131,7 +132,7 @@ def test_suggesting_is_the_tuners_too(tmp_path):
 @pytest.mark.parametrize("at", [7, 55, 247, 250, 333, 405])
 def test_a_resumed_one_goes_on_to_the_bit(at, lag):
     def made():
-        return Simulation(TrainingPlant(BURST), policies(), budget=600, lag=lag)
+        return Simulation(TrainingPlant(BURST), policies(), budget=600, lag=lag, sensors=[ChangePoints()])
 
     whole = made().run()
     half = made().run(at)
@@ -144,6 +145,21 @@ def test_a_resumed_one_goes_on_to_the_bit(at, lag):
         assert plant_of_another.plant.evaluate() == whole.plant.evaluate()
         for name, signal in whole.signals.items():
             assert signal.value.tobytes() == plant_of_another.signals[name].value.tobytes(), name
+
+
+def test_what_follows_from_the_losses_is_derived_as_in_a_real_run():
+    plateau = Plateau(signal="loss_slope")
+    simulation = Simulation(
+        TrainingPlant(Task(seed=1)), [plateau], budget=300, sensors=[ChangePoints()]
+    ).run()
+    alone = ChangePoints()
+    alone.prepare(None)
+    for step, spent, readings in alone.derive({"loss": simulation.signals["loss"]}, every=10):
+        for name, value in zip(*readings, strict=True):
+            assert (step, spent, value) in simulation.values[name]
+    assert len(simulation.signals["loss_change"]) == 30
+    with pytest.raises(TuneError, match="got StepTime; let the plant measure it"):
+        Simulation(TrainingPlant(), sensors=[StepTime()])
 
 
 def test_replayed_batches_come_again_and_skipped_ones_do_not():
