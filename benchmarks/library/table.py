@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from .proof import Proof, Scores, on_healthy, on_plants, on_real
 
-THEMES = ("rates", "schedules", "gradients", "capacity", "growing", "reinforcement")
+THEMES = ("rates", "bandits", "searches", "schedules", "gradients", "capacity", "growing", "reinforcement")
 PLANTS, HEALTHY = 200, 50
 CHUNK = 25
 """Plants that one task of a process simulates."""
