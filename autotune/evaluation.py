@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from .generators import Generators
 from .records import TuneError
+
+
+Losses: TypeAlias = float | Tensor | Sequence[float]
+"""A loss, or losses of single examples or equal batches, whose mean counts."""
+Evaluated: TypeAlias = Losses | Mapping[str, Losses] | Mapping[str, float]
+"""What `evaluate` may return."""
 
 
 class Evaluation:
@@ -25,7 +31,7 @@ class Evaluation:
 
     def __init__(
         self,
-        evaluate: Callable[[], float | Mapping[str, float]],
+        evaluate: Callable[[], Evaluated],
         model: nn.Module,
         generators: Generators,
     ) -> None:

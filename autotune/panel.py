@@ -90,8 +90,8 @@ class Panel:
         """The name of a policy that needs the loss, where there is none; None when all is well."""
         if "loss" in signals:
             return None
-        needing = (p.name for p in self.policies if "loss" in p.requires and p.name not in self.benched)
-        return next(needing, None)
+        asked = (p for p in self.policies if p.name not in self.benched and not getattr(p, "optional", False))
+        return next((p.name for p in asked if "loss" in p.requires), None)
 
     def ask(self, observe: Callable[[Sequence[Decision]], Observation], executor: Executor) -> None:
         """Let each policy decide once; after a rewind or a stop the rest wait for the next tick."""

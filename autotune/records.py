@@ -77,6 +77,10 @@ class Signal:
         return Signal(self.step[start:], self.spent[start:], self.value[start:])
 
 
+FACTOR = "× schedule"
+"""The unit of a hyperparameter that multiplies what a schedule of the user's says."""
+
+
 @dataclass(frozen=True, slots=True)
 class HyperparameterState:
     """A hyperparameter as a policy sees it."""

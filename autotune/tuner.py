@@ -27,7 +27,7 @@ from .controls import Controls
 from .data import ReplayingLoader
 from .delivery import Delivery, target
 from .engine import Engine, Every
-from .evaluation import Evaluation
+from .evaluation import Evaluated, Evaluation
 from .executor import Submitted
 from .generators import Generators
 from .hyperparameters import Hyperparameter
@@ -83,6 +83,7 @@ class AutoTuner:
         evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. They become the
             signals `validation/loss` and so on; those that begin with `train/`, of training data measured in
             the same way, keep their names, and `train/loss` is what the generalisation gap is taken from.
+            A tensor or sequence of losses of single examples counts as its mean, and gives its standard error.
             Called at step boundaries; it disturbs neither the random generators nor the train/eval flags.
         evaluate_every: steps between evaluations; None: 25 evaluations a run, or every 100 steps.
         stateful: further parts of the run that a rewind must restore, by name: schedulers, a GradScaler,
@@ -110,7 +111,7 @@ class AutoTuner:
         hyperparameters: Sequence[Hyperparameter[Any]] = (),
         policies: Sequence[Policy] = (),
         total_steps: int | None = None,
-        evaluate: Callable[[], float | Mapping[str, float]] | None = None,
+        evaluate: Callable[[], Evaluated] | None = None,
         evaluate_every: int | None = None,
         stateful: Mapping[str, object] | None = None,
         sensors: Sequence[Sensor] | None = None,

@@ -22,8 +22,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from autotune import AutoTuner
-from autotune.actuators import learning_rate
-from autotune.policies import DivergenceGuard, Plateau
+from autotune.actuators import learning_rate, weight_decay
+from autotune.policies import recommended
 
 from .figures import Figure, show
 
@@ -143,15 +143,16 @@ def tuned(
     model, optimizer = build(seed, rate)
 
     @torch.no_grad()
-    def validate() -> dict[str, float]:
-        loss = cross_entropy(model.eval()(data.validation[0]), data.validation[1]).item()
-        return {"loss": loss, "accuracy": accuracy(model, data.validation)}
+    def validate() -> dict[str, Tensor | float]:
+        inputs, labels = data.validation
+        losses = cross_entropy(model.eval()(inputs), labels, reduction="none")  # single ones: with their error
+        return {"loss": losses, "accuracy": accuracy(model, data.validation)}
 
     with AutoTuner(
         model,
         optimizer,
-        hyperparameters=[learning_rate(optimizer)],
-        policies=[DivergenceGuard(), Plateau()],
+        hyperparameters=[learning_rate(optimizer), weight_decay(optimizer)],
+        policies=recommended(),
         total_steps=steps,
         evaluate=validate,
         folder=folder,

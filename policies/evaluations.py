@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.records import Observation
+from autotune.records import FACTOR, Observation
 
 from .robust import Array
 
@@ -25,7 +25,7 @@ def binding_decay(observation: Observation, rate: str) -> float:
     Source: Wang & Aitchison 2024, the time scale 1 / (rate × decay).
     """
     state = observation.hyperparameters.get(rate)
-    if state is None or not state.value:
+    if state is None or not state.value or state.unit == FACTOR:
         return UNKNOWN
     return 1.0 / (float(state.value) * (observation.budget or max(observation.spent, 1)))
 

@@ -47,5 +47,7 @@ def disturbed(observation: Observation, source: str, hyperparameter: str) -> boo
 
 
 def moves(action: object, hyperparameter: str) -> bool:
-    """Whether an action moves the hyperparameter; a rewind does, for its value goes back too."""
-    return isinstance(action, Rewind | Adopt) or (isinstance(action, Set | Ramp) and action.name == hyperparameter)
+    """Whether an action moves the hyperparameter; another state has another value, too."""
+    if isinstance(action, Set | Ramp):
+        return action.name == hyperparameter
+    return isinstance(action, Rewind | Adopt)

@@ -16,10 +16,10 @@ from .wrappers import IfThere
 def recommended() -> list[Policy]:
     """Policies that find the learning rate, hold it, decay it, and guard the run.
 
-    They know nothing of the workload, and have no constants to tune: all they need is the run's `total_steps`.
-    Without it the rate is neither searched for nor decayed, and the others work alone. `lr` has to be
-    registered; `weight_decay` and `gradient_clip` are moved where they are, and validation is followed where
-    there is one.
+    They know nothing of the workload, and have no constants to tune: all they need is the run's
+    `total_steps`. Without it the rate is neither searched for nor decayed, and the others work alone. `lr`
+    has to be registered; `weight_decay` and `gradient_clip` are moved where they are, and validation is
+    followed where there is one.
 
     Returns:
         In order of precedence: `DivergenceGuard`; `RateSearch`; `HoldAndTail`; `GeneralizationGap`, for the

@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autotune.records import Action, Adopt, Observation, Probe, Ramp, Release, Rewind, Set, Suggest, Trial
+from autotune.records import (
+    FACTOR,
+    Action,
+    Adopt,
+    Observation,
+    Probe,
+    Ramp,
+    Release,
+    Rewind,
+    Set,
+    Suggest,
+    Trial,
+)
 
 from .memory import Remembering, disturbed, free
 
@@ -22,7 +34,7 @@ MOST = 8  # trials of a rung
 SHARE = 0.25  # of the budget, after which no further rate is tried
 LOST = 3.0  # times the loss at the start, at which a trial is given up
 CLOSE = 0.1  # of what was gained in the first rung: a rate as good as that is tried in the second as well
-TIE = 0.02  # of what was gained: a difference that does not count
+TIE = 0.01  # of the score: a difference that does not count
 PATIENCE = 0.12  # of the budget, after which the run is back at the score of its trial
 LOWERINGS = 3
 
@@ -49,8 +61,8 @@ class RateSearch(Remembering):
     back to what its own trial had reached, to its best evaluation. Either way at a rate √10 lower, at most
     three times.
 
-    It spends a quarter of the budget at most, mostly 10 to 15 %. Without a budget it does not search. It
-    decays nothing: see `HoldAndTail`.
+    It spends a quarter of the budget at most, mostly 15 to 20 %. Without a budget, and where the rate is a
+    factor on a schedule, it does not search. It decays nothing: see `HoldAndTail`.
 
     *When it harms.* On a run whose rate was right, by the steps it spends: some 3 % of the loss.
 
@@ -63,8 +75,8 @@ class RateSearch(Remembering):
     """
 
     MEMORY = (
-        "_phase", "_asked", "_top", "_start", "_rung", "_scores", "_states", "_goal", "_adopted", "_since",
-        "_lowered",
+        "_phase", "_asked", "_top", "_at_start", "_rung", "_scores", "_states", "_goal", "_adopted", "_since",
+        "_lowered", "_back",
     )  # fmt: skip
     requires: Sequence[str] = (TRAIN,)
 
@@ -73,15 +85,18 @@ class RateSearch(Remembering):
         self.controls: Sequence[str] = (hyperparameter,)
         self._phase = "anchor"
         self._asked: list[int] = []  # places on the grid, of the trials whose results are awaited
-        self._top = math.nan  # the rate at place 0; those at places i are SPACING ** i times that
-        self._start = math.inf  # the loss that a rate has to be better than
+        self._top = 0.0  # the rate at place 0; those at places i are SPACING ** i times that
+        self._at_start: float | None = None  # the loss that a rate has to be better than, where it is known
         self._rung = 0
-        self._scores: list[dict[str, list[float]]] = [{} for _ in RUNGS]  # score, training loss; by place
+        self._scores: list[dict[str, list[float | None]]] = [
+            {} for _ in RUNGS
+        ]  # score, training loss; by place
         self._states: dict[str, int] = {}  # the longest trial so far that is kept, by place
-        self._goal = math.nan  # the score of the trial that was adopted
+        self._goal = 0.0  # the score of the trial that was adopted
         self._adopted = 0  # the step that it had come to
         self._since = 0  # spent when it was, or when anyone last moved the rate
         self._lowered = 0  # times
+        self._back = False  # whether the run has come back to that score
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
@@ -90,6 +105,8 @@ class RateSearch(Remembering):
         if self._phase == "watch":
             return self._watch(observation)
         rate = observation.hyperparameters[self.controls[0]]
+        if rate.unit == FACTOR:
+            return self._end("no search: a schedule of the user's has the rate")
         if observation.budget is None or not free(rate) or not float(rate.value) > 0:
             return self._end("no search: it needs a budget, and a rate above 0 that nobody else moves")
         asked = [d for d in observation.decisions if d.source == self.name and isinstance(d.action, Probe)]
@@ -103,10 +120,14 @@ class RateSearch(Remembering):
         for place, trial in zip(self._asked, trials, strict=True):
             cooled = trial.signals[TRAIN].since(trial.step + 1).value if TRAIN in trial.signals else ()
             train = float(np.mean(cooled)) if len(cooled) and math.isfinite(trial.score) else math.inf
-            self._scores[self._rung][str(place)] = [trial.score, train]
+            self._scores[self._rung][str(place)] = [_finite(trial.score), _finite(train)]
             if trial.kept:
                 self._states[str(place)] = trial.id
         return self._search(observation)
+
+    @property
+    def _start(self) -> float:
+        return _known(self._at_start)
 
     def _end(self, reason: str) -> Sequence[Action]:
         self._phase = "over"
@@ -122,14 +143,16 @@ class RateSearch(Remembering):
         moved = signals[RATIO].last if RATIO in signals else math.nan
         self._top = REACH * rate / moved if math.isfinite(moved) and moved > 0 else rate
         if VALIDATION in observation.signals:
-            self._start = observation.signals[VALIDATION].last
+            self._at_start = _finite(observation.signals[VALIDATION].last)
         elif TRAIN in signals:
-            self._start = float(signals[TRAIN].value[0])
+            self._at_start = _finite(float(signals[TRAIN].value[0]))
         self._phase = "search"
         return self._ask(observation, (0, -1))
 
     def _search(self, observation: Observation) -> Sequence[Action]:
-        scores = {int(place): (score, train) for place, (score, train) in self._scores[self._rung].items()}
+        scores = {
+            int(p): (_known(score), _known(train)) for p, (score, train) in self._scores[self._rung].items()
+        }
         best = self._best(scores)
         further: int | None = None
         if best is None or best == min(scores):
@@ -147,16 +170,17 @@ class RateSearch(Remembering):
         return self._adopt(observation, best, scores)
 
     def _best(self, scores: Mapping[int, tuple[float, float]]) -> int | None:
-        alive = [place for place in scores if scores[place][0] < self._start]
+        alive = {place: score for place, (score, _) in scores.items() if score < self._start}
         if alive:
-            return min(alive, key=lambda place: (scores[place][0], place))
+            least = min(alive.values())
+            return min(place for place, score in alive.items() if score <= least + TIE * abs(least))
         sound = [place for place in scores if math.isfinite(scores[place][1])]
         return min(sound, key=lambda place: (scores[place][1], place)) if sound else None
 
     def _close(self, best: int) -> bool:
         """Whether the rate above was about as good in the rung before, or was not tried there."""
         before = self._scores[self._rung - 1]
-        at, above = (before.get(str(place), [-math.inf])[0] for place in (best, best + 1))
+        at, above = (_known(before[str(p)][0]) if str(p) in before else -math.inf for p in (best, best + 1))
         return above <= at + CLOSE * (self._start - at)
 
     def _adopt(
@@ -170,8 +194,8 @@ class RateSearch(Remembering):
         evidence = {
             f"{self._rate(int(place)):.3g} for {part:.0%}": score
             for part, rung in zip(RUNGS, self._scores, strict=True)
-            for place, (score, _) in rung.items()
-            if math.isfinite(score)
+            for place, (score, _) in sorted(rung.items(), key=lambda item: int(item[0]))
+            if score is not None
         }
         actions: list[Action] = [Adopt(trial.id, reason="the best of the rates tried", evidence=evidence)]
         shift = self._shift(best, scores)
@@ -186,7 +210,7 @@ class RateSearch(Remembering):
             return 0.0
         below = min(scores[best - 1][0], self._start)
         if best + 1 not in scores:
-            return -0.5 if below - at < TIE * (self._start - at) else 0.0
+            return 0.0
         above = min(scores[best + 1][0], self._start)
         bend = below - 2 * at + above
         return max(-0.5, min(0.5, 0.5 * (below - above) / bend)) if bend > 0 else 0.0
@@ -200,11 +224,12 @@ class RateSearch(Remembering):
             return ()
         new = validation.spent > self._since
         values = np.where(np.isfinite(validation.value[new]), validation.value[new], math.inf)
-        if len(values) < 2 or (values < self._goal).any():
+        self._back = self._back or bool((values < self._goal).any())
+        if len(values) < 2:
             return ()
         if not (values[-2:] < self._start).any():
             reason, to = "no better than at the start", self._adopted
-        elif observation.spent - self._since > PATIENCE * (observation.budget or 0):
+        elif not self._back and observation.spent - self._since > PATIENCE * (observation.budget or 0):
             reason, to = "not back at what its trial had reached", int(validation.step[new][values.argmin()])
         else:
             return ()
@@ -250,3 +275,12 @@ class RateSearch(Remembering):
             give_up=LOST * self._start if self._start > 0 else math.inf,
             reason=reason,
         )
+
+
+def _finite(value: float) -> float | None:
+    """As it is kept in the memory, which has no infinities."""
+    return value if math.isfinite(value) else None
+
+
+def _known(value: float | None) -> float:
+    return math.inf if value is None else value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotune.records import Action, Observation, Ramp
+from autotune.records import FACTOR, Action, Observation, Ramp
 
 from .evaluations import Trend, noise
 from .memory import RETRY, Remembering, disturbed, free, refused
@@ -29,7 +29,8 @@ class HoldAndTail(Remembering):
 
     *Tail.* It begins when the loss no longer falls, and at the latest with a quarter of the budget left: a
     straight line to a thousandth of the rate, at the end of the budget. When someone moves the rate while it
-    decays (a guard, a person), a new line goes on from there. Without a budget nothing happens.
+    decays (a guard, a person), a new line goes on from there. Without a budget, and where the rate is a
+    factor on a schedule, nothing happens.
 
     *When it harms.* Where a loss stands still for long before it falls, the rate is taken down too early.
 
@@ -59,7 +60,13 @@ class HoldAndTail(Remembering):
         if refused(observation, self.name):
             self._wait = observation.spent + RETRY
         rate, left = observation.hyperparameters[name], observation.remaining
-        if not left or not observation.spent or observation.spent < self._wait or not free(rate):
+        if (
+            rate.unit == FACTOR
+            or not left
+            or not observation.spent
+            or observation.spent < self._wait
+            or not free(rate)
+        ):
             return ()
         late = left <= LATEST * (observation.budget or 0)
         values = self._looks(observation)
@@ -78,7 +85,9 @@ class HoldAndTail(Remembering):
         if validation is not None:
             values = validation.value[validation.spent > self._since]
         else:
-            loss = observation.signals[TRAIN]
+            loss = observation.signals.get(TRAIN)
+            if loss is None:
+                return np.empty(0)
             recent = loss.spent > max(self._since, 0)
             block = loss.spent[recent] * LOOKS // (observation.budget or 1)
             whole = [k for k in np.unique(block) if k != block[-1]]

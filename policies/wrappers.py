@@ -39,6 +39,8 @@ class Wrapper(Remembering):
     """
 
     MEMORY: ClassVar[tuple[str, ...]] = ()
+    optional = False
+    """Whether it is silent, rather than an error, in runs that lack what it needs."""
 
     def __init__(self, policy: Policy) -> None:
         if not isinstance(policy, Policy):
@@ -47,6 +49,7 @@ class Wrapper(Remembering):
         self.name = policy.name
         self.requires = policy.requires
         self.controls = policy.controls
+        self.optional = self.optional or getattr(policy, "optional", False)
         self._untold: list[Decision] = []
         self._moved: list[str] = []  # hyperparameters that it has moved, and not released
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..hyperparameters import FloatHyperparameter, Held, IntHyperparameter
-from ..records import TuneError
+from ..records import FACTOR, TuneError
 from .param_groups import ParamGroups, Schedule, step_hooks, unwrap
 
 
@@ -49,7 +49,7 @@ def learning_rate(
         low=(1e-4 if factor else 1e-8) if low is None else low,
         high=(1e4 if factor else 10.0) if high is None else high,
         log=True,
-        unit="× schedule" if factor else "",
+        unit=FACTOR if factor else "",
         actuator=ParamGroups(optimizer, "lr", group=group, schedule=schedule),
     )
 

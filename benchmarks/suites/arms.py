@@ -107,7 +107,7 @@ class Tuned:
                 hyperparameters=run.hyperparameters(scheduled=self.on_schedule),
                 policies=self.policies(),
                 total_steps=steps,
-                evaluate=lambda: {"loss": run.probe()},
+                evaluate=run.probe_losses,
                 evaluate_every=math.ceil(steps / run.probes),
                 stateful=stateful,
                 reports=tuple(run.reports),

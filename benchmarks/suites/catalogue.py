@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from autotune.policies import DivergenceGuard, Hypergradient, Plateau, RangeTest
+from autotune.policies import DivergenceGuard, Hypergradient, Plateau, RangeTest, recommended
 from autotune.records import Policy, TuneError
 
 from ..workloads import sizes
@@ -26,10 +26,13 @@ from .workload import Workload
 
 PARTS = ("name", "steps", "epoch", "rate", "target", "begin")
 """Of a workload."""
+TRIALS = 8
+"""That a rate search evaluates, beside what each arm evaluates regularly."""
 POLICIES = (
     Tuned("guard", lambda: [DivergenceGuard()]),
     Tuned("plateau", lambda: [Plateau()]),
     Tuned("guard + plateau", lambda: [DivergenceGuard(), Plateau()]),
+    Tuned("recommended", recommended, trials=TRIALS),
     Tuned("range test + guard + plateau", lambda: [RangeTest(), DivergenceGuard(), Plateau()]),
     Tuned("hypergradient", lambda: [Hypergradient()]),
 )

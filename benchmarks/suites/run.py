@@ -195,6 +195,15 @@ class Run:
         self.pay(self.probe_cost)
         return self._evaluate("probe")
 
+    def probe_losses(self) -> list[float]:
+        """The losses on equal shares of the probe data, at the price of `probe`.
+
+        Raises:
+            BudgetSpent: before it, see `pay`.
+        """
+        self.pay(self.probe_cost)
+        return self._training.losses("probe")
+
     def look(self) -> None:
         """Measure from outside, when a 25th of the budget has been spent since the last time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -18,6 +19,8 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 OptimizerName = Literal["sgd", "adamw", "rmsprop"]
 EVALUATED = 512
 """Examples that one forward pass evaluates."""
+SHARES = 32
+"""Of the probe data, at most, for a standard error."""
 
 
 class Source(Protocol):
@@ -113,18 +116,29 @@ class Supervised(Training):
         with self._precision(batch):
             return self.measure(self._trained, batch)
 
-    @torch.no_grad()
     def evaluate(self, part: Part) -> float:
         """See `Training.evaluate`."""
+        sizes, losses = self._measured(part, EVALUATED)
+        return math.fsum(n * loss for n, loss in zip(sizes, losses, strict=True)) / sum(sizes)
+
+    def losses(self, part: Part) -> list[float]:
+        """See `Training.losses`: as many shares as divide the data, up to 32."""
+        count = len(self.parts[part][0])
+        shares = max(n for n in range(1, SHARES + 1) if count % n == 0)
+        return self._measured(part, count // shares)[1]
+
+    @torch.no_grad()
+    def _measured(self, part: Part, size: int) -> tuple[list[int], list[float]]:
         training = self.model.training
         self.model.eval()
         inputs, targets = self.parts[part]
-        total = torch.zeros((), device=inputs.device)
+        sizes, losses = [], []
         with self._precision((inputs, targets)):
-            for batch in zip(inputs.split(EVALUATED), targets.split(EVALUATED), strict=True):
-                total += self.measure(self.model, batch) * len(batch[0])
+            for batch in zip(inputs.split(size), targets.split(size), strict=True):
+                sizes.append(len(batch[0]))
+                losses.append(self.measure(self.model, batch))
         self.model.train(training)
-        return total.item() / len(inputs)  # sync: evaluated
+        return sizes, torch.stack(losses).tolist()  # sync: evaluated
 
     def _precision(self, batch: Batch) -> torch.autocast:
         return torch.autocast(batch[0].device.type, torch.bfloat16, enabled=self.fast)

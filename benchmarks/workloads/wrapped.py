@@ -47,6 +47,10 @@ class Wrapped(Training):
         """See `Training.evaluate`."""
         return self.inner.evaluate(part)
 
+    def losses(self, part: Part) -> list[float]:
+        """See `Training.losses`."""
+        return self.inner.losses(part)
+
     def hyperparameters(self, optimizer: Optimizer, *, scheduled: bool = False) -> list[Hyperparameter[Any]]:
         """See `Training.hyperparameters`."""
         return self.inner.hyperparameters(optimizer, scheduled=scheduled)
