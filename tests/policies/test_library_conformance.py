@@ -9,7 +9,7 @@ import pytest
 from autotune import policies
 from autotune.hyperparameters import IntHyperparameter
 from autotune.policies import Plateau
-from autotune.testing import TrainingPlant, conformance
+from autotune.testing import Task, TrainingPlant, conformance
 
 MODULES = [
     importlib.import_module(f"autotune.policies.{module.name}")
@@ -37,15 +37,22 @@ def made(name, *arguments, **named):
     return lambda: LIBRARY[name](*arguments, **named)
 
 
+REPLAYED = {
+    "version": 1,
+    "steps": 500,
+    "hyperparameters": {"lr": [{"step": 0, "value": 0.05}, {"step": 300, "value": 0.01}]},
+}
 # What cannot be made without arguments, or needs some to have anything to do.
 MADE = {
     "CapacityAdvisor": made("CapacityAdvisor", target=0.01),
     "EntropyTarget": made("EntropyTarget", target=0.5),
+    "Replay": made("Replay", REPLAYED),
     "Schedule": lambda: LIBRARY["linear"](steps=400, name="schedule"),
     "constant": made("constant", warm_up=100),
     "inverse_sqrt": made("inverse_sqrt", warm_up=50),
     "one_cycle": lambda: LIBRARY["one_cycle"]()[0],
     "Wrapper": lambda: LIBRARY["Wrapper"](Plateau()),
+    "IfThere": lambda: LIBRARY["IfThere"](Plateau()),
     "Patience": lambda: LIBRARY["Patience"](Plateau(), 2),
     "Cooldown": lambda: LIBRARY["Cooldown"](Plateau(), 50),
     "OnlyBetween": lambda: LIBRARY["OnlyBetween"](Plateau(), 100, 500),
@@ -56,6 +63,7 @@ MADE = {
 # Where the policy has something to do within 600 steps, if the suite's own plants are no such place.
 PLANTS = {
     "ProgressiveUnfreezing": lambda: started(TrainingPlant(pretrained=0.3, rate=0.3), "frozen_layers", 2),
+    "TimeVaryingBandit": lambda: TrainingPlant(Task(rate=0.01, noise=0.1, loss_noise=0.02, seed=3)),
     "NoiseScale": lambda: accumulating(TrainingPlant(noise=1.0, rate=0.3)),
 }
 
