@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .generators import Generators
 from .records import TuneError
 
-
 Losses: TypeAlias = float | Tensor | Sequence[float]
 """A loss, or losses of single examples or equal batches, whose mean counts."""
 Evaluated: TypeAlias = Losses | Mapping[str, Losses] | Mapping[str, float]

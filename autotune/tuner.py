@@ -83,7 +83,7 @@ class AutoTuner:
         evaluate: returns the validation loss, or a mapping of metrics with `loss` among them. They become the
             signals `validation/loss` and so on; those that begin with `train/`, of training data measured in
             the same way, keep their names, and `train/loss` is what the generalisation gap is taken from.
-            A tensor or sequence of losses of single examples counts as its mean, and gives its standard error.
+            Losses of single examples (a tensor or a sequence) count as their mean, with its standard error.
             Called at step boundaries; it disturbs neither the random generators nor the train/eval flags.
         evaluate_every: steps between evaluations; None: 25 evaluations a run, or every 100 steps.
         stateful: further parts of the run that a rewind must restore, by name: schedulers, a GradScaler,

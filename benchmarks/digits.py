@@ -145,7 +145,9 @@ def tuned(
     @torch.no_grad()
     def validate() -> dict[str, Tensor | float]:
         inputs, labels = data.validation
-        losses = cross_entropy(model.eval()(inputs), labels, reduction="none")  # single ones: with their error
+        losses = cross_entropy(
+            model.eval()(inputs), labels, reduction="none"
+        )  # single ones: with their error
         return {"loss": losses, "accuracy": accuracy(model, data.validation)}
 
     with AutoTuner(

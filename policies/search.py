@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from autotune.records import (
-    FACTOR,
-    Action,
-    Adopt,
-    Observation,
-    Probe,
-    Ramp,
-    Release,
-    Rewind,
-    Set,
-    Suggest,
-    Trial,
-)
+from autotune.records import FACTOR, Action, Adopt, Observation, Probe, Ramp, Release, Set, Suggest, Trial
 
-from .memory import Remembering, disturbed, free
+from . import rungs
+from .memory import Remembering, free
+from .relapse import SPACING, TRAIN, VALIDATION, Relapse
 
-VALIDATION, TRAIN, RATIO = "validation/loss", "loss", "update_ratio"
+RATIO = "update_ratio"
 REACH = 0.3  # ‖Δw‖/‖w‖ of a step at the first rate that is tried
-SPACING = math.sqrt(10)  # between two rates
 RUNGS = (0.03, 0.06)  # lengths of trials, parts of the budget
 COOLED = 0.3  # of a trial, on a branch
 WARM = 0.01  # of the budget, in which the rate of a trial rises
 FEWEST = 4  # steps of each of these
 MOST = 8  # trials of a rung
 SHARE = 0.25  # of the budget, after which no further rate is tried
-LOST = 3.0  # times the loss at the start, at which a trial is given up
-CLOSE = 0.1  # of what was gained in the first rung: a rate as good as that is tried in the second as well
-TIE = 0.01  # of the score: a difference that does not count
-PATIENCE = 0.12  # of the budget, after which the run is back at the score of its trial
-LOWERINGS = 3
+LEAST = 0.5  # of the budget, in which four trials have to find room
+LOST = 30.0  # times the training loss at the start, at which a trial is given up
 
 
 class RateSearch(Remembering):
@@ -50,19 +37,17 @@ class RateSearch(Remembering):
     of the first rung take 3 % of the budget, downwards and upwards from the anchor until the best has a worse
     neighbour on either side. Those of the second take 6 %, since shorter ones prefer rates that are too high:
     the best, the one below, and on until the best is not the lowest. A rate is dead when its loss is no
-    better than at the start; where all are, as in tasks that are learnt by heart first, the training loss
-    decides.
+    better than at the start; where four are, but training losses have fallen, as in tasks that are learnt by
+    heart first, the training loss decides from then on.
 
     *Choice.* The best trial of the second rung is adopted, its own steps are kept, and the rate moves to
     where a parabola through its neighbours has its minimum, by at most half the distance; a tie goes down.
 
-    *Afterwards.* A rate that destroys the run later is noticed: when two evaluations in a row are no better
-    than at the start, the run goes back to where it was adopted; when 12 % of the budget has not brought it
-    back to what its own trial had reached, to its best evaluation. Either way at a rate √10 lower, at most
-    three times.
+    *Afterwards* a rate that destroys the run later is noticed; see `Relapse`.
 
-    It spends a quarter of the budget at most, mostly 15 to 20 %. Without a budget, and where the rate is a
-    factor on a schedule, it does not search. It decays nothing: see `HoldAndTail`.
+    It spends mostly 15 to 20 % of the budget, and more of runs under 200 steps; where four trials find no
+    room in half of it, without a budget, and where the rate is a factor on a schedule, it does not search.
+    It decays nothing: see `HoldAndTail`.
 
     *When it harms.* On a run whose rate was right, by the steps it spends: some 3 % of the loss.
 
@@ -75,8 +60,7 @@ class RateSearch(Remembering):
     """
 
     MEMORY = (
-        "_phase", "_asked", "_top", "_at_start", "_rung", "_scores", "_states", "_goal", "_adopted", "_since",
-        "_lowered", "_back",
+        "_phase", "_asked", "_top", "_starts", "_judge", "_rung", "_results", "_states",
     )  # fmt: skip
     requires: Sequence[str] = (TRAIN,)
 
@@ -86,24 +70,19 @@ class RateSearch(Remembering):
         self._phase = "anchor"
         self._asked: list[int] = []  # places on the grid, of the trials whose results are awaited
         self._top = 0.0  # the rate at place 0; those at places i are SPACING ** i times that
-        self._at_start: float | None = None  # the loss that a rate has to be better than, where it is known
+        self._starts: list[float | None] = [None, None]  # score and training loss at the start
+        self._judge = 0  # which of the two decides
         self._rung = 0
-        self._scores: list[dict[str, list[float | None]]] = [
-            {} for _ in RUNGS
-        ]  # score, training loss; by place
-        self._states: dict[str, int] = {}  # the longest trial so far that is kept, by place
-        self._goal = 0.0  # the score of the trial that was adopted
-        self._adopted = 0  # the step that it had come to
-        self._since = 0  # spent when it was, or when anyone last moved the rate
-        self._lowered = 0  # times
-        self._back = False  # whether the run has come back to that score
+        self._results: list[dict[str, list[float | None]]] = [{} for _ in RUNGS]  # the two, by place
+        self._states: dict[str, int] = {}  # the longest trial so far, by place
+        self._relapse = Relapse(name, hyperparameter)
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
         if self._phase == "over":
             return ()
         if self._phase == "watch":
-            return self._watch(observation)
+            return self._relapse.actions(observation)
         rate = observation.hyperparameters[self.controls[0]]
         if rate.unit == FACTOR:
             return self._end("no search: a schedule of the user's has the rate")
@@ -116,48 +95,59 @@ class RateSearch(Remembering):
         if self._phase == "anchor":
             return self._anchor(observation, float(rate.value), trials)
         if len(trials) < len(self._asked):
-            return self._end("no search: trials were lost with the process that ran them")
+            return self._end("the search is over: its trials are gone")
         for place, trial in zip(self._asked, trials, strict=True):
             cooled = trial.signals[TRAIN].since(trial.step + 1).value if TRAIN in trial.signals else ()
             train = float(np.mean(cooled)) if len(cooled) and math.isfinite(trial.score) else math.inf
-            self._scores[self._rung][str(place)] = [_finite(trial.score), _finite(train)]
-            if trial.kept:
-                self._states[str(place)] = trial.id
+            self._results[self._rung][str(place)] = [_finite(trial.score), _finite(train)]
+            self._states[str(place)] = trial.id
         return self._search(observation)
 
-    @property
-    def _start(self) -> float:
-        return _known(self._at_start)
+    def state_dict(self) -> dict[str, Any]:
+        """See `Policy.state_dict`."""
+        return {**super().state_dict(), "relapse": self._relapse.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Policy.load_state_dict`."""
+        super().load_state_dict(state)
+        self._relapse.load_state_dict(state["relapse"])
 
     def _end(self, reason: str) -> Sequence[Action]:
         self._phase = "over"
         return (Suggest(reason=reason),)
 
     def _anchor(self, observation: Observation, rate: float, trials: Sequence[Trial]) -> Sequence[Action]:
-        name = self.controls[0]
+        state = observation.hyperparameters[self.controls[0]]
         if not trials:
+            lengths = [self._length(observation, rung) for rung in range(len(RUNGS))]
+            if 2 * sum(map(sum, lengths)) > LEAST * (observation.remaining or 0):
+                return self._end(f"no search: {observation.remaining} steps are too few for trials")
             reason = "how far does a unit of rate move the weights?"
             steps = 1 if observation.step == 0 else 10  # one is enough where it is sampled
-            return (Probe(steps, (Set(name, rate, reason=reason),), evaluate=False, reason=reason),)
+            return (Probe(steps, (Set(state.name, rate, reason=reason),), evaluate=False, reason=reason),)
         signals = trials[0].signals
         moved = signals[RATIO].last if RATIO in signals else math.nan
-        self._top = REACH * rate / moved if math.isfinite(moved) and moved > 0 else rate
-        if VALIDATION in observation.signals:
-            self._at_start = _finite(observation.signals[VALIDATION].last)
-        elif TRAIN in signals:
-            self._at_start = _finite(float(signals[TRAIN].value[0]))
+        top = REACH * rate / moved if math.isfinite(moved) and moved > 0 else rate
+        self._top = min(max(top, state.low or 0.0), math.inf if state.high is None else state.high)
+        train = _finite(float(signals[TRAIN].value[0])) if TRAIN in signals else None
+        validation = observation.signals.get(VALIDATION)
+        self._starts = [train if validation is None else _finite(validation.last), train]
         self._phase = "search"
         return self._ask(observation, (0, -1))
 
     def _search(self, observation: Observation) -> Sequence[Action]:
-        scores = {
-            int(p): (_known(score), _known(train)) for p, (score, train) in self._scores[self._rung].items()
-        }
-        best = self._best(scores)
+        best = rungs.best(self._scores(), self._start)
+        if best is None and self._rung == 0 and self._judge == 0:
+            by_training = rungs.best(self._scores(judge=1), _known(self._starts[1]))
+            if by_training is not None and len(self._scores()) >= MOST // 2:
+                self._judge, best = 1, by_training  # learnt by heart first: validation falls at no rate
+        scores = self._scores()
         further: int | None = None
         if best is None or best == min(scores):
             further = min(scores) - 1
-        elif best == max(scores) and (self._rung == 0 or self._close(best)):
+        elif best == max(scores) and (
+            self._rung == 0 or rungs.close(self._scores(self._rung - 1), self._start, best)
+        ):
             further = best + 1
         full = len(scores) >= MOST or observation.spent > SHARE * (observation.budget or 0)
         if further is not None and not full and self._reachable(observation, further):
@@ -166,96 +156,70 @@ class RateSearch(Remembering):
             return self._end("no rate was found at which the loss falls")
         if self._rung + 1 < len(RUNGS):
             self._rung += 1
-            return self._ask(observation, [p for p in (best, best - 1) if self._reachable(observation, p)])
-        return self._adopt(observation, best, scores)
+            return self._ask(observation, (best, best - 1))
+        return self._adopt(observation, best)
 
-    def _best(self, scores: Mapping[int, tuple[float, float]]) -> int | None:
-        alive = {place: score for place, (score, _) in scores.items() if score < self._start}
-        if alive:
-            least = min(alive.values())
-            return min(place for place, score in alive.items() if score <= least + TIE * abs(least))
-        sound = [place for place in scores if math.isfinite(scores[place][1])]
-        return min(sound, key=lambda place: (scores[place][1], place)) if sound else None
+    def _scores(self, rung: int | None = None, judge: int | None = None) -> dict[int, float]:
+        results = self._results[self._rung if rung is None else rung]
+        which = self._judge if judge is None else judge
+        return {place: _known(results[str(place)][which]) for place in sorted(map(int, results))}
 
-    def _close(self, best: int) -> bool:
-        """Whether the rate above was about as good in the rung before, or was not tried there."""
-        before = self._scores[self._rung - 1]
-        at, above = (_known(before[str(p)][0]) if str(p) in before else -math.inf for p in (best, best + 1))
-        return above <= at + CLOSE * (self._start - at)
+    @property
+    def _start(self) -> float:
+        return _known(self._starts[self._judge])
 
-    def _adopt(
-        self, observation: Observation, best: int, scores: Mapping[int, tuple[float, float]]
-    ) -> Sequence[Action]:
-        if str(best) not in self._states:
-            return self._end("the best trial was not kept")
+    def _adopt(self, observation: Observation, best: int) -> Sequence[Action]:
         name, trial = self.controls[0], observation.trials[self._states[str(best)]]
-        self._phase, self._goal = "watch", scores[best][0]
-        self._adopted, self._since = trial.step, observation.spent
+        if not trial.kept:
+            return self._end("the best trial was not kept")
+        peak = self._rate(best + rungs.minimum(self._scores(), self._start, best))
+        score, train = map(_known, self._results[self._rung][str(best)])
+        validated = VALIDATION in trial.signals and trial.signals[VALIDATION].last == trial.score
+        self._phase = "watch"
+        self._relapse.begin(
+            [_known(start) for start in self._starts],
+            [score, train],
+            validated and self._judge == 0,
+            (trial.step, observation.spent),
+            peak,
+            max(FEWEST, round(WARM * (observation.budget or 0))),
+        )
         evidence = {
-            f"{self._rate(int(place)):.3g} for {part:.0%}": score
-            for part, rung in zip(RUNGS, self._scores, strict=True)
-            for place, (score, _) in sorted(rung.items(), key=lambda item: int(item[0]))
-            if score is not None
+            f"{self._rate(place):.3g} for {part:.0%}": score
+            for rung, part in enumerate(RUNGS)
+            for place, score in self._scores(rung).items()
+            if math.isfinite(score)
         }
         actions: list[Action] = [Adopt(trial.id, reason="the best of the rates tried", evidence=evidence)]
-        shift = self._shift(best, scores)
-        if shift:
-            actions.append(Set(name, self._rate(best + shift), reason="between the best rates"))
+        if peak != self._rate(best):
+            actions.append(Set(name, peak, reason="between the best rates"))
         return (*actions, Release(name, reason="the search is over"))
-
-    def _shift(self, best: int, scores: Mapping[int, tuple[float, float]]) -> float:
-        """How far from the best place the minimum lies, from -0.5 to 0.5."""
-        at = scores[best][0]
-        if best - 1 not in scores or not at < self._start:
-            return 0.0
-        below = min(scores[best - 1][0], self._start)
-        if best + 1 not in scores:
-            return 0.0
-        above = min(scores[best + 1][0], self._start)
-        bend = below - 2 * at + above
-        return max(-0.5, min(0.5, 0.5 * (below - above) / bend)) if bend > 0 else 0.0
-
-    def _watch(self, observation: Observation) -> Sequence[Action]:
-        rate = observation.hyperparameters[self.controls[0]]
-        if disturbed(observation, self.name, rate.name):
-            self._since = observation.spent
-        validation = observation.signals.get(VALIDATION)
-        if validation is None or self._lowered >= LOWERINGS or not free(rate):
-            return ()
-        new = validation.spent > self._since
-        values = np.where(np.isfinite(validation.value[new]), validation.value[new], math.inf)
-        self._back = self._back or bool((values < self._goal).any())
-        if len(values) < 2:
-            return ()
-        if not (values[-2:] < self._start).any():
-            reason, to = "no better than at the start", self._adopted
-        elif not self._back and observation.spent - self._since > PATIENCE * (observation.budget or 0):
-            reason, to = "not back at what its trial had reached", int(validation.step[new][values.argmin()])
-        else:
-            return ()
-        self._since, self._lowered = observation.spent, self._lowered + 1
-        lower = Set(rate.name, max(rate.low or 0.0, float(rate.value) / SPACING), reason=reason)
-        facts = {"best since": float(values.min()), "of the trial": self._goal, "at the start": self._start}
-        evidence = {name: value for name, value in facts.items() if math.isfinite(value)}
-        return (Rewind(to, then=(lower,), reason=reason, evidence=evidence),)
 
     def _rate(self, place: float) -> float:
         return float(self._top * SPACING**place)
 
     def _reachable(self, observation: Observation, place: int) -> bool:
         state = observation.hyperparameters[self.controls[0]]
-        return (state.low or 0.0) < self._rate(place) < (math.inf if state.high is None else state.high)
+        return (state.low or 0.0) <= self._rate(place) <= (math.inf if state.high is None else state.high)
+
+    def _length(self, observation: Observation, rung: int) -> tuple[int, int]:
+        """Steps of a trial's own, and of its cool-down."""
+        whole = max(2 * FEWEST, round(RUNGS[rung] * (observation.budget or 0)))
+        cool = max(FEWEST, round(COOLED * whole))
+        return whole - cool, cool
 
     def _ask(self, observation: Observation, places: Sequence[int]) -> Sequence[Action]:
-        self._asked = list(places)
-        return [self._probe(observation, place) for place in places]
+        self._asked = [place for place in places if place == places[0] or self._reachable(observation, place)]
+        return [self._probe(observation, place) for place in self._asked]
 
     def _probe(self, observation: Observation, place: int) -> Probe:
-        name, rate, budget = self.controls[0], self._rate(place), observation.budget or 0
+        name, rate = self.controls[0], self._rate(place)
         low = observation.hyperparameters[name].low or 0.0
-        whole = max(2 * FEWEST, round(RUNGS[self._rung] * budget))
-        cool, warm = max(FEWEST, round(COOLED * whole)), max(FEWEST, round(WARM * budget))
-        steps, reason = whole - cool, f"how good is {rate:.3g}?"
+        (steps, cool), warm = (
+            self._length(observation, self._rung),
+            max(FEWEST, round(WARM * (observation.budget or 0))),
+        )
+        reason, start = f"how good is {rate:.3g}?", self._starts[1]
         then: tuple[Set | Ramp, ...]
         earlier = observation.trials.get(self._states.get(str(place), -1))
         if earlier is not None and earlier.kept:
@@ -272,7 +236,8 @@ class RateSearch(Remembering):
             then,
             branch=(Ramp(name, max(low, 1e-3 * rate), cool, reason=reason),),
             after=None if earlier is None else earlier.id,
-            give_up=LOST * self._start if self._start > 0 else math.inf,
+            give_up=LOST * start if start is not None and start > 0 else math.inf,
+            evaluate=self._judge == 0,
             reason=reason,
         )
 

@@ -174,6 +174,52 @@ def test_a_resumed_one_decides_as_if_nothing_had_happened(at):
     assert (resumed.plant.at, resumed.clock.spent) == (whole.plant.at, whole.clock.spent)
 
 
+def test_without_patience_it_goes_on_to_the_end_and_back_to_the_best():
+    sim = run(rising, EarlyStopping(patience=None))
+    (rewind,) = of(sim, Rewind, Stop)
+    assert sim.clock.spent == 1000
+    assert "budget" in rewind.action.reason
+    assert sim.plant.at == 300
+
+
+def test_without_patience_a_loss_that_is_lost_goes_on_to_the_end_too():
+    sim = run(lambda step, _: np.nan if step > 200 else 1 - step / 1000, EarlyStopping(patience=None))
+    assert sim.clock.spent == 1000
+    assert sim.plant.at == 200
+
+
+class Uncertain(Curve):
+    """Its evaluation knows its standard error."""
+
+    signals = ("loss", "validation/loss", "validation/loss_error")
+
+    def __init__(self, validation, error):
+        super().__init__(validation)
+        self.error = error
+
+    def evaluate(self):
+        return {**super().evaluate(), "validation/loss_error": self.error}
+
+
+def by_ten_percent(step, number):
+    """The best, at step 500, is better than the last by 0.1."""
+    return 0.9 if step == 500 else 1.0
+
+
+@pytest.mark.parametrize(("error", "ends"), [(0.0, 500), (0.09, 500), (0.11, 1000), (np.nan, 500)])
+def test_at_the_end_the_best_has_to_be_better_by_a_standard_error(error, ends):
+    plant = Uncertain(by_ten_percent, error)
+    Simulation(plant, [EarlyStopping(patience=None)], budget=1000, evaluate_every=20).run()
+    assert plant.at == ends
+
+
+def test_a_rise_ends_the_run_in_its_best_state_whatever_the_error():
+    plant = Uncertain(rising, 10.0)
+    sim = Simulation(plant, [EarlyStopping()], budget=1000, evaluate_every=20).run()
+    assert sim.clock.spent < 500
+    assert plant.at in (300, sim.clock.spent)
+
+
 @pytest.mark.parametrize("check", conformance.CHECKS)
 def test_it_conforms(check):
     check(EarlyStopping)

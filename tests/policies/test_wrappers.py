@@ -1,9 +1,19 @@
 import json
 
 import pytest
+from loops import Loop
 
 from autotune.policies import DivergenceGuard, schedules
-from autotune.policies.wrappers import Cooldown, EveryN, Limit, OnlyBetween, Patience, WarmUp, Wrapper
+from autotune.policies.wrappers import (
+    Cooldown,
+    EveryN,
+    IfThere,
+    Limit,
+    OnlyBetween,
+    Patience,
+    WarmUp,
+    Wrapper,
+)
 from autotune.records import Policy, Release, Rewind, Set, TuneError
 from autotune.testing import Simulation, TrainingPlant, conformance
 
@@ -49,6 +59,7 @@ ALL = [
     lambda policy: OnlyBetween(policy, 30, 150),
     lambda policy: EveryN(policy, 3),
     lambda policy: Limit(policy, 4),
+    IfThere,
 ]
 
 
@@ -209,9 +220,63 @@ def test_a_policy_that_is_over_lets_go_of_what_it_has_moved():
         assert steps(sim) == list(range(100, 201, 10))
 
 
+class Needy(Nudge):
+    """Needs what is not in every run."""
+
+    def __init__(self, signal="loss", hyperparameter="lr"):
+        super().__init__()
+        self.requires, self.controls = (signal,), (hyperparameter,)
+
+    def decide(self, observation):
+        assert all(name in observation.signals for name in self.requires)
+        assert all(name in observation.hyperparameters for name in self.controls)
+        return super().decide(observation)
+
+
+@pytest.mark.parametrize("missing", [{"signal": "nowhere"}, {"hyperparameter": "nowhere"}])
+def test_if_there_is_silent_where_something_is_missing_instead_of_an_error(missing):
+    with pytest.raises(TuneError, match="nowhere"):
+        run(Needy(**missing))
+    needy = Needy(**missing)
+    sim = run(IfThere(needy))
+    assert not needy.asked
+    assert not sim.decisions
+    assert not sim.benched
+
+
+def test_if_there_asks_where_all_is_there():
+    assert steps(run(IfThere(Nudge()))) == list(range(10, 201, 10)), "from the first loss on"
+
+
+def test_if_there_waits_for_the_first_value_and_tells_then_what_was_missed():
+    needy = Needy("validation/loss")
+    sim = Simulation(TrainingPlant(seed=1000), [IfThere(needy)], budget=1000, lag=3)
+    sim.run(5)
+    sim.submit(Set("momentum", 0.5, reason=""), "human:anna")
+    sim.run(95)
+    assert needy.asked[0] == 30, "values come three ticks late"
+    assert needy.heard[0] == 1
+
+
+@pytest.mark.parametrize("wrap", [lambda p: Limit(p, 3), lambda p: WarmUp(p, 50), lambda p: Patience(p, 2)])
+def test_if_there_stays_so_in_other_wrappers(wrap):
+    sim = run(wrap(IfThere(Needy(hyperparameter="nowhere"))))
+    assert not sim.benched
+    assert not sim.decisions
+
+
+def test_if_there_needs_no_loss_in_a_loop_that_reports_none(tmp_path):
+    loop = Loop()
+    with loop.tuner(tmp_path, policies=[IfThere(Nudge())], total_steps=60) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+    assert tuner.step == 60
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: IfThere(object()),
         lambda: WarmUp(object(), 10),
         lambda: Patience(Nudge(), 0),
         lambda: Cooldown(Nudge(), 0),
