@@ -136,3 +136,12 @@ def test_the_order_is_that_of_precedence():
     assert names[0] == "divergence_guard"
     assert names.index(RateSearch().name) < names.index("hold_and_tail")
     assert names[-1] == "early_stopping"
+
+
+def test_where_the_steps_are_not_known_a_plateau_lowers_the_rate():
+    plant = TrainingPlant(Task(rate=0.3, noise=0.3, seed=1001))
+    sim = Simulation(plant, recommended(), budget=None).run(3000)
+    lowered = [d for d in sim.decisions if d.source == "plateau_without_budget" and d.applied]
+    assert lowered
+    assert sim["lr"] < 0.3
+    assert not sim.benched
