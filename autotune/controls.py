@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from .hyperparameters import Hyperparameter
 from .ramps import RunningRamp
 from .records import HUMAN, POSITIVE_SHAPES, HyperparameterState, Ramp, TuneError, Value
 
 POLICY = "policy"
+
+Held: TypeAlias = Mapping[str, tuple[Value, RunningRamp | None]]
 
 
 class Controls(Mapping[str, Hyperparameter[Any]]):
@@ -144,24 +146,27 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
             self[name].owner = owner
         self._restore(state, set(self))
 
-    def rewind(self, state: Mapping[str, Any], held: Mapping[str, Value], steps: int) -> None:
+    def rewind(self, state: Mapping[str, Any], held: Held, step: int) -> None:
         """Take values and ramps back, but neither owners nor what people hold.
 
         Args:
             state: what `state_dict` returned at the time of the snapshot.
-            held: `held()`, taken before the plant was restored.
-            steps: how far the run goes back; a person's ramp goes on from where it is.
+            held: `held()`, taken before the plant was restored; a person's ramp goes on from where it was.
+            step: that the run goes back to.
         """
         self._restore(state, set(self) - set(held))
-        for name, value in held.items():
-            if name in self._ramps:
-                ramp = self._ramps[name]
-                self._ramps[name] = dataclasses.replace(ramp, start=ramp.start - steps)
+        for name, (value, ramp) in held.items():
+            if ramp is not None:
+                self._ramps[name] = _moved(ramp, step)
             self._write(name, value)
 
-    def held(self) -> dict[str, Value]:
-        """The values that people hold."""
-        return {name: parameter() for name, parameter in self.items() if parameter.owner != POLICY}
+    def held(self, step: int) -> Held:
+        """What people hold at `step`: values, and running ramps as if it were step 0."""
+        return {
+            name: (parameter(), _moved(self._ramps[name], -step) if name in self._ramps else None)
+            for name, parameter in self.items()
+            if parameter.owner != POLICY
+        }
 
     def _restore(self, state: Mapping[str, Any], names: set[str]) -> None:
         for name in names:
@@ -176,3 +181,7 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         # Only where it differs: param groups are back already, a ratio written again may move the last bit.
         if self[name]() != value:
             self[name].actuator.write(value)
+
+
+def _moved(ramp: RunningRamp, steps: int) -> RunningRamp:
+    return dataclasses.replace(ramp, start=ramp.start + steps)

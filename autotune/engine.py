@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoints import CheckpointInfo
 from .clock import Clock
-from .controls import Controls
+from .controls import Controls, Held
 from .evaluation import Evaluation, standard_error
 from .executor import Executor
 from .history import History
@@ -87,7 +87,7 @@ class Engine:
         self.executor = Executor(
             clock, controls, supervisor, memory, journal, outcomes, self.history.signals, self
         )
-        self.stopping = False
+        self.stopping = self.remembers = False
         self._early: list[Sample] = []  # of a step that is still to come
         self._resumption: Decision | None = None  # whose note still lacks how true the data are
         self._last = self._next = 0  # the last boundary at which something was due, and the next one
@@ -168,13 +168,20 @@ class Engine:
         self._last, self._next = step, min(ends)
 
     def skipped(self) -> None:
-        """A batch after which a GradScaler has skipped the step: policies still look at what it says."""
+        """`every.sample` batches in a row after which a GradScaler has skipped the step.
+
+        Policies still look at what they say, and a trial may be lost by it.
+        """
         self.collect(wait=False)
-        early, self._early = self._early, []
-        for sample in early:  # what was reported about the step that was skipped
+        early, self._early = self._early, []  # what was reported about the steps that were skipped
+        if self.trials.running:
+            losses = [sample.value for sample in early if sample.name == "loss"]
+            self.trials.skipped(self.every.sample, losses)
+            self._try_on()
+            return
+        for sample in early:
             self._keep(sample._replace(step=self.clock.step, spent=self.clock.spent))
-        if not self.trials.running:
-            self._tick(evaluating=False)
+        self._tick(evaluating=False)
 
     def collect(self, wait: bool) -> None:
         """Take over what the sensors have; `wait` for the device, so that nothing stays behind."""
@@ -266,15 +273,15 @@ class Engine:
     def snapshot(self) -> None:
         """Keep the present state in memory."""
         self.memory.snapshot(self._kept())
+        self.remembers = bool(self.memory.snapshots)
 
-    def restore(self, target: Target) -> Restored:
-        """Go back to `target`."""
+    def restore(self, target: Target, held: Held | None = None) -> Restored:
+        """Go back to `target`, with what people hold: `held`, or without it what they hold now."""
         self.collect(wait=True)
-        held = self.controls.held()
-        back = self.clock.step - target.info.step
+        persons = self.controls.held(self.clock.step) if held is None else held
 
         def rest(kept: Mapping[str, Any]) -> None:
-            self.controls.rewind(kept["controls"], held, back)
+            self.controls.rewind(kept["controls"], persons, target.info.step)
             self.instruments.load_state_dict(kept["instruments"])
 
         restored = self.memory.restore(target, rest)
@@ -345,10 +352,17 @@ class Engine:
         values = measured.since(since + 1).value.tolist() if measured is not None else []
         return (sum(values) / len(values) if values else math.nan), standard_error(values), ()
 
-    def tried(self, trial: Trial) -> None:
-        """Put a finished trial on record."""
+    def leave_trials(self) -> None:
+        """The loop ends: what is in a trial goes back to where the trials began."""
+        if self.trials.running:
+            self.trials.boundary(self.clock.step, self.clock.spent, over=True)
+            self._stand_at(self.clock.step)
+
+    def tried(self, trial: Trial, why: str) -> None:
+        """Put a finished trial on record; `why` it was lost, or empty."""
         score = f"{trial.score:.4g}" + ("" if math.isnan(trial.error) else f" ± {trial.error:.2g}")
-        self._safely(lambda: self.executor.note(trial.id, f"score {score} after {trial.spent} steps"))
+        note = "; ".join(filter(None, (f"score {score} after {trial.spent} steps", why)))
+        self._safely(lambda: self.executor.note(trial.id, note))
 
     def resume(self) -> None:
         """Take all back from the newest whole checkpoint, and settle what the old process left open.

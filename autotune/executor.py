@@ -47,6 +47,8 @@ class Run(Protocol):
     """What an action may ask of the run as a whole."""
 
     trials: Trials
+    remembers: bool
+    """Whether states are kept in memory."""
 
     def restore(self, target: Target) -> Restored:
         """Go back to `target`."""
@@ -197,6 +199,11 @@ class Executor:
             if isinstance(action, Probe):
                 if not self._memory.movable:
                     raise TuneError("the data of a framework's loop cannot be replayed: no trials there")
+                if not self._run.remembers:
+                    raise TuneError(
+                        "trials come back to a state in memory, got Rewinding(capacity=0), which keeps none; "
+                        "give it a capacity of at least 1"
+                    )
                 if action.after is not None:
                     trials.state(action.after)
                 left = None if clock.budget is None else clock.budget - clock.spent - trials.most

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,8 @@ class Target:
     kept: Mapping[str, Any] = field(repr=False)
     """What the tuner keeps beside plant and data."""
     state: Snapshot | LoadedCheckpoint = field(repr=False)
+    check: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Raises a `TuneError` when its data are no longer reachable, as those of a held state may come to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +116,13 @@ class Memory:
             self._forget_batches()
 
     def hold(self, kept: dict[str, Any]) -> Target:
-        """Keep the present state in memory until `release`, whatever else comes and goes.
-
-        Raises:
-            TuneError: when nothing is kept in memory.
-        """
-        if self._ring is None:
-            raise TuneError("trials need states in memory, got Rewinding(capacity=0); leave it out")
+        """Keep the present state in memory until `release`, whatever else comes and goes."""
+        assert self._ring is not None
         extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
         snapshot = self._ring.hold(self._clock.step, extra)
-        return Target(_info(snapshot), "replay", snapshot.extra["position"], snapshot.extra["kept"], snapshot)
+        position = snapshot.extra["position"]
+        check = partial(self._loader.check, position, "replay")
+        return Target(_info(snapshot), "replay", position, snapshot.extra["kept"], snapshot, check)
 
     def release(self, target: Target) -> None:
         """Let a state go that was held, and the batches that only it needed."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .controls import Controls
+from .controls import Controls, Held
 from .memory import Restored, Target
 from .records import Probe, Ramp, Signal, Trial, TuneError, Value
 
@@ -31,8 +31,8 @@ class Bench(Protocol):
         """Let it go."""
         ...
 
-    def restore(self, target: Target) -> Restored:
-        """Go there."""
+    def restore(self, target: Target, held: Held) -> Restored:
+        """Go there, with what people hold."""
         ...
 
     def measured(self) -> Mapping[str, Signal]:
@@ -48,8 +48,8 @@ class Bench(Protocol):
         """
         ...
 
-    def tried(self, trial: Trial) -> None:
-        """Put a finished trial on record."""
+    def tried(self, trial: Trial, why: str) -> None:
+        """Put a finished trial on record; `why` it was lost, or empty."""
         ...
 
 
@@ -66,6 +66,10 @@ class _Running:
     trained: int | None = None
     """The step at which its own training ended; None while it goes on."""
     values: dict[str, Value] = field(default_factory=dict)
+    skipped: int = 0
+    """Batches after which a GradScaler has skipped the step."""
+    lost: str = ""
+    """Why it is lost, if those say so."""
 
 
 class Trials:
@@ -83,6 +87,7 @@ class Trials:
         self._asked: deque[tuple[int, str, Probe]] = deque()
         self._states: dict[int, Target] = {}
         self._origin: Target | None = None
+        self._held: Held = {}  # by people, there
         self._now: _Running | None = None
 
     @property
@@ -114,20 +119,36 @@ class Trials:
         """The state that a trial is kept in.
 
         Raises:
-            TuneError: when it is not, or no longer.
+            TuneError: when it is not, or no longer, or the run cannot go there with its data.
         """
         if id not in self._states:
             there = ", ".join(map(str, self._states)) or "none"
             raise TuneError(f"a trial is continued or adopted while it is kept, got {id}; kept are: {there}")
+        if why := _unreachable(self._states[id]):
+            raise TuneError(why)
         return self._states[id]
 
     def begin(self, spent: int) -> None:
         """Start the first trial that waits, from where the run stands; `spent` is the clock's."""
         self._origin = self._bench.hold()
+        self._held = self._controls.held(self._origin.info.step)
         self._next(spent)
 
+    def skipped(self, batches: int, losses: Sequence[float]) -> None:
+        """A GradScaler has skipped the steps of so many batches; see `boundary` for what follows.
+
+        Args:
+            batches: since this was last called.
+            losses: that were reported about them.
+        """
+        now = self._now
+        assert now is not None
+        now.skipped += batches
+        if now.skipped >= now.probe.most or not all(map(math.isfinite, losses)):
+            now.lost = f"lost: a GradScaler skipped {now.skipped} batches"
+
     def boundary(self, step: int, spent: int, over: bool) -> bool:
-        """A step of a trial is over; returns whether the trials are.
+        """A step of a trial is over, or was skipped; returns whether the trials are over.
 
         Args:
             step: the clock's.
@@ -137,7 +158,8 @@ class Trials:
         now = self._now
         assert now is not None
         loss = self._bench.measured().get("loss")
-        lost = loss is not None and _lost(loss, now)
+        why = self._left_behind() or now.lost
+        lost = bool(why) or (loss is not None and _lost(loss, now))
         if not (lost or over or step >= now.until):
             return False
         if over:
@@ -158,7 +180,7 @@ class Trials:
             score, error, losses = self._bench.judge(branch, now.probe.evaluate)
             score = score if math.isfinite(score) else math.inf
         signals = {n: part for n, s in self._bench.measured().items() if len(part := s.since(now.start + 1))}
-        self._finish(now, step, spent, score, error, losses, signals)
+        self._finish(now, step, spent, score, error, losses, signals, why)
         return self._next(spent)
 
     def forget(self) -> None:
@@ -173,10 +195,13 @@ class Trials:
         while self._asked:
             id, source, probe = self._asked.popleft()
             assert self._origin is not None
-            target = self._origin if probe.after is None else self.state(probe.after)
-            self._bench.restore(target)
+            target = self._origin if probe.after is None else self._states[probe.after]
             step = target.info.step
             self._now = _Running(id, source, probe, step, spent, step + probe.steps)
+            if why := self._left_behind() or _unreachable(target):
+                self._finish(self._now, step, spent, math.inf, math.nan, (), {}, why)
+                continue
+            self._bench.restore(target, self._held)
             try:
                 for change in probe.then:
                     if isinstance(change, Ramp):
@@ -185,7 +210,7 @@ class Trials:
                         self._controls.write(change.name, change.value)
             except Exception as error:
                 log.warning("step %d: %s failed: %s", step, probe.describe(), error)
-                self._finish(self._now, step, spent, math.inf, math.nan, (), {})
+                self._finish(self._now, step, spent, math.inf, math.nan, (), {}, f"failed: {error}")
                 continue
             return False
         return self._back()
@@ -204,6 +229,7 @@ class Trials:
         error: float,
         losses: Sequence[float],
         signals: Mapping[str, Signal],
+        why: str,
     ) -> None:
         trained = step if now.trained is None else now.trained
         if math.isinf(score) and now.id in self._states:
@@ -224,7 +250,7 @@ class Trials:
         spare = [id for id in self._states if id not in needed]
         if len(self._states) > self._limit and spare:
             self._forget(max(spare, key=lambda id: (self.results[id].score, id)))
-        self._bench.tried(self.results[now.id])
+        self._bench.tried(self.results[now.id], why)
 
     def _forget(self, id: int) -> None:
         self._bench.release(self._states.pop(id))
@@ -234,10 +260,32 @@ class Trials:
     def _back(self) -> bool:
         assert self._origin is not None
         self._now = None
-        self._bench.restore(self._origin)
+        origin, why = self._origin, self._left_behind()
+        if why:
+            log.warning("trials ended: %s", why)
+            origin = dataclasses.replace(origin, data="skip")
+        self._bench.restore(origin, self._held)
         self._bench.release(self._origin)
         self._origin = None
         return True
+
+    def _left_behind(self) -> str:
+        """What happens when the batches since the trials began cannot come again; empty: they can."""
+        assert self._origin is not None
+        why = _unreachable(self._origin)
+        return why and f"{why}; the run goes on from there, approximate, with those that come next"
+
+
+def _unreachable(target: Target) -> str:
+    """Why the run cannot go there with its data; empty: it can."""
+    try:
+        target.check()
+    except TuneError:
+        return (
+            f"the batches since step {target.info.step} are more than are kept, and the loader cannot draw "
+            "them anew; raise Rewinding.replay_bytes, or pass a loader that begins anew"
+        )
+    return ""
 
 
 def _lost(loss: Signal, now: _Running) -> bool:

@@ -527,6 +527,7 @@ class AutoTuner:
                 self._after_batch()
         finally:
             self._inside = self._rewound = False
+            engine.leave_trials()
             stream.close()  # type: ignore[attr-defined]
 
     def _ended(self, epochs: int | None) -> None:

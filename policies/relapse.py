@@ -13,10 +13,10 @@ from autotune.records import Action, HyperparameterState, Observation, Ramp, Rel
 from .memory import RETRY, Remembering, disturbed
 
 VALIDATION, TRAIN = "validation/loss", "loss"
-LOOKS = 2  # evaluations in a row
+LOOKS, STUCK = 2, 3  # evaluations in a row
 LOSSES = 10  # training losses
 RELAPSED = 0.9  # of what the trial had gained, gone again
-PATIENCE = 0.12  # of the budget, after which the run is back at the score of its trial
+PATIENCE = 0.12  # of the budget, after which a run is as good as its trial, or getting there
 LOWERINGS = 3
 SPACING = math.sqrt(10)  # by which the rate is lowered
 
@@ -25,8 +25,9 @@ class Relapse(Remembering):
     """Notices it, and goes back to a state from before with a lower rate.
 
     *Lost* is a run whose last two evaluations and mean of ten training losses have both lost nine tenths of
-    what its trial had gained; where the training loss judged the trials, by that alone. *Late* is one that
-    has not come back to its trial's score within 12 % of the budget.
+    what its trial had gained; where the training loss judged the trials, by that alone. *Stuck* is one that
+    12 % of the budget later is worse than its trial, by the last three evaluations, which do not fall, and by
+    the training loss: where that one falls on, the run over-fits, and the rate is not to blame.
 
     *What.* To the best evaluation since, or to where the trial was adopted if none was better than the start;
     the rate is √10 lower, and rises to that as in a trial; three times at most. What was good and is lost may
@@ -91,9 +92,8 @@ class Relapse(Remembering):
             return ()
         if self._lost(observation, validation):
             return self._go_back(observation, rate, validation, "no better than at the start")
-        late = observation.spent - self._since > PATIENCE * (observation.budget or 0)
-        if validation is not None and late and not (self._back or self._lowered):
-            return self._go_back(observation, rate, validation, "not back at what its trial had reached")
+        if validation is not None and self._stuck(observation, validation):
+            return self._go_back(observation, rate, validation, "worse than its trial, and not falling")
         return ()
 
     def _learn(self, observation: Observation) -> None:
@@ -121,6 +121,15 @@ class Relapse(Remembering):
             if len(values) < count or any(value < gone for value in newest):
                 return False
         return True
+
+    def _stuck(self, observation: Observation, validation: Signal) -> bool:
+        values = validation.value[validation.spent > self._since][-STUCK:]
+        losses = observation.signals[TRAIN].value[-LOSSES:]
+        late = observation.spent - self._since > PATIENCE * (observation.budget or 0)
+        if not late or len(values) < STUCK or not len(losses):
+            return False
+        worse = not (values <= self._goals[0]).any() and not np.mean(losses) <= self._goals[1]
+        return worse and not values[-1] < values[0]
 
     def _go_back(
         self, observation: Observation, rate: HyperparameterState, validation: Signal | None, reason: str

@@ -45,7 +45,7 @@ class RateSearch(Remembering):
 
     *Afterwards* a rate that destroys the run later is noticed; see `Relapse`.
 
-    It spends mostly 15 to 20 % of the budget, and more of runs under 200 steps; where four trials find no
+    It spends mostly 15 to 25 % of the budget, and more of runs under 200 steps; where four trials find no
     room in half of it, without a budget, and where the rate is a factor on a schedule, it does not search.
     It decays nothing: see `HoldAndTail`.
 
@@ -86,8 +86,12 @@ class RateSearch(Remembering):
         rate = observation.hyperparameters[self.controls[0]]
         if rate.unit == FACTOR:
             return self._end("no search: a schedule of the user's has the rate")
-        if observation.budget is None or not free(rate) or not float(rate.value) > 0:
-            return self._end("no search: it needs a budget, and a rate above 0 that nobody else moves")
+        if observation.budget is None:
+            return self._end("no search: it needs the number of steps, total_steps")
+        if not free(rate):
+            return self._end(f"no search: {rate.name} is held by {rate.owner} or moved by a ramp")
+        if not float(rate.value) > 0:
+            return self._end(f"no search: it needs a rate above 0, got {rate.value}")
         asked = [d for d in observation.decisions if d.source == self.name and isinstance(d.action, Probe)]
         if not all(d.applied for d in asked):
             return self._end("no search: a trial was refused")

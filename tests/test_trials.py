@@ -6,6 +6,8 @@ import pytest
 import torch
 from loops import Loop
 
+from autotune.actuators import beta1, learning_rate
+from autotune.memory import Rewinding
 from autotune.records import Adopt, Probe, Ramp, Rewind, Set
 
 
@@ -187,3 +189,217 @@ def test_nothing_is_saved_in_a_trial_and_a_rewind_finds_none_of_it(tmp_path):
     told = next(o for o in searcher.seen if o.trials)
     assert all(info.step <= 40 and info.spent <= 40 for info in told.snapshots)
     assert tuner.step == 50, "from the snapshot of step 30, since that of 40 was not taken yet"
+
+
+def test_a_trial_that_is_not_evaluated_is_scored_by_its_training_loss(tmp_path):
+    calls = []
+    searcher = Searcher(at20=[probe(1e-2, evaluate=False), probe(1e-2, cool=6, evaluate=False), probe(1e-2)])
+
+    def evaluate():
+        calls.append(1)
+        return 7.0
+
+    _, _, losses = run(tmp_path, searcher, steps=100, evaluate=evaluate, evaluate_every=1000)
+    flat, cooled, judged = next(o for o in searcher.seen if o.trials).trials.values()
+    of = {spent: loss for _, spent, loss in losses}
+    assert flat.score == pytest.approx(sum(of[s] for s in range(21, 36)) / 15)
+    assert cooled.score == pytest.approx(sum(of[s] for s in range(51, 57)) / 6), "over its branch"
+    assert judged.score == 7.0
+    assert len(calls) == 3, "at the start, in one trial, and at the end"
+
+
+def test_what_is_evaluated_in_a_trial_is_not_the_runs(tmp_path):
+    searcher = Searcher(at20=[probe(1e-2), probe(1e-1)])
+    _, tuner, _ = run(tmp_path, searcher, steps=100, evaluate=lambda: 1.0, evaluate_every=25)
+    assert list(tuner.signals["validation/loss"].step) == [0, 25, 50, 70]
+
+
+def test_nothing_is_adopted_while_trials_wait(tmp_path):
+    searcher = Searcher(at20=[probe(1e-3), probe(3e-2)])
+    searcher.then = [
+        [lambda o: probe(1e-1), lambda o: Adopt(min(o.trials), reason="too early")],
+        [lambda o: Adopt(min(o.trials), reason="now")],
+    ]
+    _, tuner, _ = run(tmp_path, searcher, steps=120)
+    early, late = (d for d in tuner.decisions if isinstance(d.action, Adopt))
+    assert early.status == "refused"
+    assert "when all that were asked for are over" in early.note
+    assert late.status == "applied"
+    assert tuner.hyperparameters["lr"]() == 1e-3
+
+
+def test_all_policies_are_asked_when_the_trials_of_all_are_over(tmp_path):
+    other = Searcher(at20=[probe(1e-1, steps=7)])
+    other.name = "other"
+    searcher = Searcher(at20=[probe(1e-3, steps=9)])
+    loop = Loop()
+    with loop.tuner(tmp_path, policies=[other, searcher], total_steps=60) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    told = next(o for o in searcher.seen if o.trials)
+    assert told.spent == 20 + 7 + 9
+    assert len(told.trials) == 2
+    assert tuner.step == 60 - 16
+
+
+class Scaled:
+    """A loop with a GradScaler, whose gradients are not finite where it is told."""
+
+    def __init__(self):
+        self.loop = Loop("sgd")
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        self.batches = 0
+
+    def run(self, folder, policy, lost, total_steps=60, reported=False, **settings):
+        loop = self.loop
+        tuner = loop.tuner(
+            folder, policies=[policy], total_steps=total_steps, stateful={"scaler": self.scaler}, **settings
+        )
+        with tuner:
+            for inputs, labels in tuner.batches(loop.loader):
+                self.batches += 1
+                assert self.batches < 1000, "the trial does not end"
+                loss = torch.nn.functional.cross_entropy(loop.model(inputs), labels)
+                factor = math.inf if lost(tuner, self.batches) else 1.0
+                loop.optimizer.zero_grad()
+                self.scaler.scale(factor * loss).backward()
+                self.scaler.step(loop.optimizer)
+                self.scaler.update()
+                tuner.report(loss=factor * loss if reported else loss)
+        return tuner
+
+
+def test_a_step_that_a_scaler_skips_in_a_trial_asks_nobody(tmp_path):
+    searcher = Searcher(at20=[probe(1e-2, steps=20)])
+    scaled = Scaled()
+    tuner = scaled.run(tmp_path, searcher, lambda _, batch: 25 <= batch < 28, sample_every=1)
+    assert scaled.batches == 60 + 3
+    assert tuner.spent == 60
+    assert not any(20 < o.spent < 40 for o in searcher.seen)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+@pytest.mark.parametrize("after", [20, 26])
+def test_a_trial_whose_steps_are_all_skipped_is_lost(tmp_path, after, reported):
+    """In half precision weights that are too large give a loss that is infinite for good."""
+    searcher = Searcher(at20=[probe(0.5, steps=20), probe(1e-2, steps=20)])
+    scaled = Scaled()
+    tuner = scaled.run(
+        tmp_path, searcher, lambda t, _: t.spent >= after and t.hyperparameters["lr"]() == 0.5, 100, reported
+    )
+    lost, sound = next(o for o in searcher.seen if o.trials).trials.values()
+    assert lost.score == math.inf
+    assert lost.spent == after - 20
+    assert math.isfinite(sound.score)
+    assert tuner.spent == 100
+    assert scaled.batches == 100 + (10 if reported else 20)
+    assert list(tuner.signals["loss"].step) == list(range(1, tuner.step + 1)), "nothing of a skipped step"
+    (note,) = (d.note for d in tuner.decisions if d.id == lost.id)
+    assert "skipped" in note
+
+
+def test_trials_are_refused_where_no_state_is_kept(tmp_path):
+    searcher = Searcher(at20=[probe(1e-1)])
+    _, tuner, _ = run(tmp_path, searcher, steps=60, rewinding=Rewinding(capacity=0))
+    (decision,) = (d for d in tuner.decisions if isinstance(d.action, Probe))
+    assert decision.status == "refused"
+    assert "capacity" in decision.note
+    assert tuner.step == 60
+
+
+def stream_of(loop, seen):
+    while True:
+        for batch in loop.loader:
+            seen.append(batch[0].sum().item())
+            yield batch
+
+
+def test_a_stream_whose_batches_are_not_kept_ends_no_run(tmp_path, caplog):
+    """A one-shot iterator cannot draw them anew: trials end where the batches that are kept do."""
+    loop = Loop()
+    drawn, used, states = [], [], {}
+    searcher = Searcher(at20=[probe(1e-1), probe(1e-2)])
+    settings = {"policies": [searcher], "total_steps": 100, "rewinding": Rewinding(replay_bytes=4000)}
+    with loop.tuner(tmp_path, **settings) as tuner:
+        for batch in tuner.batches(stream_of(loop, drawn)):
+            if tuner.spent in (20, 30):
+                states[tuner.spent] = loop.state(), tuner.step, tuner.hyperparameters["lr"]()
+            used.append(batch[0].sum().item())
+            tuner.report(loss=loop.step(batch))
+    assert tuner.spent == 100
+    assert tuner.step == 90
+    assert used == drawn[:100], "none comes again, and none is passed over"
+    trials = next(o for o in searcher.seen if o.trials).trials.values()
+    assert [(trial.score, trial.spent, trial.kept) for trial in trials] == [
+        (math.inf, 10, False),
+        (math.inf, 0, False),
+    ]
+    state, step, rate = states[30]
+    assert (step, rate) == (20, 1e-2)
+    bare = Loop().bare(20).state()
+    assert all(torch.equal(state[name], bare[name]) for name in bare)
+    notes = [d.note for d in tuner.decisions if isinstance(d.action, Probe)]
+    assert all("goes on from there, approximate" in note for note in notes)
+    assert caplog.text.count("trials ended") == 1
+
+
+def test_a_trial_that_can_no_longer_be_gone_to_is_neither_adopted_nor_gone_on_from(tmp_path):
+    loop = Loop()
+    searcher = Searcher(at20=[probe(1e-1, steps=5)], at80=[Adopt(1, reason="late")])
+    searcher.plan[90] = [probe(1e-2, after=1)]
+    settings = {"policies": [searcher], "total_steps": 120, "rewinding": Rewinding(replay_bytes=400_000)}
+    with loop.tuner(tmp_path, **settings) as tuner:
+        for batch in tuner.batches(stream_of(loop, [])):
+            tuner.report(loss=loop.step(batch))
+    tried, *refused = tuner.decisions
+    assert tried.note.startswith("score 0.")
+    assert [decision.status for decision in refused] == ["refused", "refused"]
+    assert all("since step 25 are more than are kept" in decision.note for decision in refused)
+
+
+def momenta(folder, trials, person, steps):
+    """The momentum at each step that was lived, with a ramp of a person or of another policy."""
+    loop = Loop()
+    momentum = beta1(loop.optimizer)
+    searcher = Searcher(at20=trials)
+    other = Searcher(at0=[] if person else [Ramp(momentum.name, 0.5, 40, reason="slowly")])
+    other.name, other.controls = "other", (momentum.name,)
+    settings = {"hyperparameters": [learning_rate(loop.optimizer), momentum], "total_steps": steps}
+    values = []
+    with loop.tuner(folder, policies=[searcher, other], **settings) as tuner:
+        if person:
+            tuner.ramp(momentum.name, 0.5, 40)
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if not 20 < tuner.spent <= 20 + sum(trial.steps for trial in trials):
+                values.append(momentum())
+    return values
+
+
+@pytest.mark.parametrize("person", [True, False])
+def test_a_ramp_is_not_used_up_by_trials(tmp_path, person):
+    plain = momenta(tmp_path / "plain", [], person, 90)
+    tried = momenta(tmp_path / "run", [probe(1e-2, steps=30), probe(1e-1, steps=30)], person, 150)
+    assert tried == plain
+    assert plain[0] > plain[19] > plain[20] > plain[-1] == 0.5
+
+
+@pytest.mark.parametrize("ends", ["break", "pass"])
+def test_a_loop_that_ends_inside_a_trial_leaves_the_state_from_before(tmp_path, ends):
+    loop = Loop()
+    searcher = Searcher(at10=[probe(1e-1, steps=200), probe(1e-3)])
+    rate = loop.optimizer.param_groups[0]["lr"]
+    before = None
+    with loop.tuner(tmp_path, policies=[searcher], total_steps=400) as tuner:
+        for batch in tuner.batches(loop.loader, epochs=None if ends == "break" else 3):
+            if tuner.spent == 10:
+                before = [p.detach().clone() for p in loop.model.parameters()]
+            tuner.report(loss=loop.step(batch))
+            if ends == "break" and tuner.spent == 20:
+                break
+        spent = tuner.spent
+        assert spent > 15
+        assert tuner.step == 10
+        assert loop.optimizer.param_groups[0]["lr"] == rate
+        for now, then in zip(loop.model.parameters(), before, strict=True):
+            assert torch.equal(now, then)

@@ -211,7 +211,7 @@ def test_dead_rates_are_not_told_apart_by_noise(seed):
 def test_without_a_budget_it_says_so_and_does_nothing():
     sim = Simulation(Descent(), [RateSearch()], budget=None).run(300)
     (advice,) = of(sim, Suggest)
-    assert "budget" in advice.action.reason
+    assert "total_steps" in advice.action.reason
     assert len(sim.decisions) == 1
     assert sim.clock.step == sim.clock.spent == 300
 
