@@ -138,6 +138,8 @@ class Engine:
             if step // self.every.sample == LONG_WITHOUT and step % self.every.sample == 0:
                 for waiting in self.panel.waiting(self.history.signals()):
                     log.warning("step %d: %s, which has not been measured yet", step, waiting)
+            if self.clock.step != step and (self.clock.over or self.stopping):
+                self._log_end()
             if self.clock.step != step or self.trials.running:
                 return  # rewound, or in a trial
         if due(self.every.snapshot):
@@ -145,6 +147,12 @@ class Engine:
         if due(self.every.checkpoint):
             reason = f"every {self.every.checkpoint} steps"
             self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
+
+    def _log_end(self) -> None:
+        """The run ends in an earlier state: what was measured of that is its last word."""
+        for name, signal in self.history.signals().items():
+            if name.startswith(("validation/", "train/")) and signal.step[-1] == self.clock.step:
+                self._log(name, signal.last, self.clock.step, self.clock.spent)
 
     def _check_loss(self) -> None:
         """See that the loop reports the loss, where policies need it."""

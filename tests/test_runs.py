@@ -7,10 +7,12 @@ import sys
 
 import pytest
 import torch
+from loops import Loop
 from recorded import Recorder, rescued
 
 from autotune.checkpoints import CheckpointStore
 from autotune.journal import Journal
+from autotune.policies import EarlyStopping
 from autotune.records import Outcome, Release, Rewind, Set, TuneError
 from autotune.runs import UnknownRun, document, find, resolve, summarise, undelivered
 
@@ -147,3 +149,20 @@ def test_a_document_is_strict_json_with_all_that_is_known(tmp_path):
     assert back["action"]["kind"] == "rewind"
     assert [o["measures"] for o in back["outcomes"]] == [{"loss": "-inf", "none": None}]
     assert {field.name for field in dataclasses.fields(decision)} < back.keys()
+
+
+def test_a_run_that_ends_in_an_earlier_state_is_shown_with_what_was_measured_of_that(tmp_path):
+    loop = Loop()
+    seen = iter([3.0, 1.0, 2.0, 4.0, 5.0])
+    with loop.tuner(
+        tmp_path,
+        policies=[EarlyStopping(patience=None)],
+        total_steps=40,
+        evaluate=lambda: next(seen),
+        evaluate_every=10,
+    ) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    summary = summarise(tuner.folder)
+    assert (tuner.step, summary.step, summary.spent) == (10, 10, 40)
+    assert summary.last["validation/loss"] == 1.0
