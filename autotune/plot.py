@@ -86,7 +86,8 @@ def draw(meta: Mapping[str, Any], series: Mapping[str, Series], decisions: Seque
         )
         if name in series
     }
-    scores = [name for name in series if name.startswith("validation/") and name != "validation/loss"]
+    beside = ("validation/loss", "validation/loss_error")
+    scores = [name for name in series if name.startswith("validation/") and name not in beside]
     moving = [name for name, s in series.items() if name.startswith("hp/") and np.ptp(s.value) > 0]
     sources = list(dict.fromkeys(d.source for d in decisions))
 
