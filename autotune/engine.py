@@ -129,6 +129,8 @@ class Engine:
         if self.trials.running:
             if due(self.every.sample) or step >= self.trials.until or self.clock.over or self.stopping:
                 self._try_on()
+            if step >= 2 * self.every.sample:
+                self._check_loss()
             return
         evaluating = due(self.every.evaluate) or (self.clock.over and self.every.evaluate is not None)
         if evaluating or due(self.every.sample) or self.clock.over:
@@ -217,7 +219,9 @@ class Engine:
             if not isinstance(value, str):
                 self._log(f"hp/{name}", float(value), clock.step, clock.spent)
         self._safely(self._decide)
-        if self.trials.waiting and not (self.stopping or clock.over):
+        if not self.trials.waiting:
+            self.trials.forget()  # they were shown once, and nothing was made of them
+        elif not (self.stopping or clock.over):
             self.trials.begin(clock.spent)
             self._stand_at(clock.step)
 

@@ -85,7 +85,7 @@ def standard_error(values: Sequence[float]) -> float:
     if n < 2:
         return math.nan
     mean = sum(values) / n
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    return math.sqrt(sum((value - mean) * (value - mean) for value in values) / (n - 1) / n)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -205,13 +205,13 @@ class Executor:
                         "give it a capacity of at least 1"
                     )
                 if action.after is not None:
-                    trials.state(action.after)
+                    trials.state(action.after, source)
                 left = None if clock.budget is None else clock.budget - clock.spent - trials.most
                 situation = replace(situation, left=left)
             if isinstance(action, Adopt):
                 if trials.waiting:
                     raise TuneError("a trial is adopted when all that were asked for are over; ask then")
-                target = trials.state(action.trial)
+                target = trials.state(action.trial, source)
                 values = trials.results[action.trial].values
                 adopted = tuple(Set(name, value, reason=action.reason) for name, value in values.items())
                 before = {name: self._controls[name]() for name in values}

@@ -151,7 +151,7 @@ class Observation:
     """Decisions recorded since this policy was last asked, from every source."""
     rewinds_left: int = 0
     trials: Mapping[int, Trial] = field(default_factory=dict)
-    """Those that are finished, by id, since one was last adopted."""
+    """Those that are finished, by id, while more of them are asked for at each tick; then all are let go."""
 
     @property
     def remaining(self) -> int | None:

@@ -85,6 +85,7 @@ class Trials:
         self.results: dict[int, Trial] = {}
         self._bench, self._controls, self._limit = bench, controls, kept
         self._asked: deque[tuple[int, str, Probe]] = deque()
+        self._sources: dict[int, str] = {}
         self._states: dict[int, Target] = {}
         self._origin: Target | None = None
         self._held: Held = {}  # by people, there
@@ -114,16 +115,21 @@ class Trials:
     def ask(self, id: int, source: str, probe: Probe) -> None:
         """Run this trial when those before it are finished."""
         self._asked.append((id, source, probe))
+        self._sources[id] = source
 
-    def state(self, id: int) -> Target:
-        """The state that a trial is kept in.
+    def state(self, id: int, source: str) -> Target:
+        """The state that a trial of `source` is kept in.
 
         Raises:
             TuneError: when it is not, or no longer, or the run cannot go there with its data.
         """
-        if id not in self._states:
-            there = ", ".join(map(str, self._states)) or "none"
-            raise TuneError(f"a trial is continued or adopted while it is kept, got {id}; kept are: {there}")
+        mine = [other for other in self._states if self._sources[other] == source]
+        if id not in mine:
+            there = ", ".join(map(str, mine)) or "none"
+            raise TuneError(
+                f"a trial is continued or adopted while it is kept, by who asked for it, got {id}; "
+                f"those of {source} that are kept: {there}"
+            )
         if why := _unreachable(self._states[id]):
             raise TuneError(why)
         return self._states[id]
@@ -164,7 +170,9 @@ class Trials:
             return False
         if over:
             self._asked.clear()
-            return self._back()
+            self._back()
+            self.forget()
+            return True
         if now.trained is None and not lost:
             now.trained = step
             self._keep(now)
@@ -184,10 +192,11 @@ class Trials:
         return self._next(spent)
 
     def forget(self) -> None:
-        """Let go of all states and results: the run goes on from another state."""
+        """Let go of all states and results: nobody goes on from them."""
         for target in self._states.values():
             self._bench.release(target)
         self._states.clear()
+        self._sources.clear()
         self.results = {}
 
     def _next(self, spent: int) -> bool:

@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 from autotune.records import (
     HUMAN,
     Action,
+    Adopt,
     Checkpoint,
     Observation,
     Ramp,
@@ -114,7 +115,7 @@ class EarlyStopping(Remembering):
                 self._best[3] = state.name
         for decision in observation.decisions:
             human = decision.source.startswith(HUMAN) and isinstance(decision.action, Set | Ramp)
-            if decision.applied and (human or isinstance(decision.action, Rewind)):
+            if decision.applied and (human or isinstance(decision.action, Rewind | Adopt)):
                 self._changed, self._waited = decision.spent, 0
 
     def _judge(self, value: float, spent: int, step: int) -> None:

@@ -113,7 +113,7 @@ class Relapse(Remembering):
         train = observation.signals.get(TRAIN)
         judged = [(train, LOSSES, 1)] + ([(validation, LOOKS, 0)] if validation is not None else [])
         for signal, count, which in judged:
-            if signal is None:
+            if signal is None or not math.isfinite(self._starts[which]):
                 return False
             values = signal.value[signal.spent > self._since][-count:]
             gone = self._starts[which] - (1 - RELAPSED) * (self._starts[which] - self._goals[which])
@@ -124,7 +124,8 @@ class Relapse(Remembering):
 
     def _stuck(self, observation: Observation, validation: Signal) -> bool:
         values = validation.value[validation.spent > self._since][-STUCK:]
-        losses = observation.signals[TRAIN].value[-LOSSES:]
+        train = observation.signals.get(TRAIN)
+        losses = train.value[-LOSSES:] if train is not None else ()
         late = observation.spent - self._since > PATIENCE * (observation.budget or 0)
         if not late or len(values) < STUCK or not len(losses):
             return False

@@ -29,7 +29,8 @@ def close(scores: Mapping[int, float], start: float, place: int) -> bool:
 def minimum(scores: Mapping[int, float], start: float, place: int) -> float:
     """How far from the best place the minimum of a parabola through its neighbours lies, from -0.5 to 0.5."""
     below, above = (min(scores.get(p, math.inf), start) for p in (place - 1, place + 1))
-    if place + 1 not in scores or not (math.isfinite(below) and math.isfinite(above)):
+    tried = place - 1 in scores and place + 1 in scores
+    if not (tried and math.isfinite(below) and math.isfinite(above)):
         return 0.0
     bend = below - 2 * scores[place] + above
     return max(-0.5, min(0.5, 0.5 * (below - above) / bend)) if bend > 0 else 0.0

@@ -99,7 +99,10 @@ class RateSearch(Remembering):
         if self._phase == "anchor":
             return self._anchor(observation, float(rate.value), trials)
         if len(trials) < len(self._asked):
-            return self._end("the search is over: its trials are gone")
+            return self._end(
+                "the search is over: its trials were let go; let one tuner.batches run to total_steps, and "
+                "have one search in a run"
+            )
         for place, trial in zip(self._asked, trials, strict=True):
             cooled = trial.signals[TRAIN].since(trial.step + 1).value if TRAIN in trial.signals else ()
             train = float(np.mean(cooled)) if len(cooled) and math.isfinite(trial.score) else math.inf

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from autotune.records import (
     Action,
+    Adopt,
     Decision,
     Observation,
     Policy,
@@ -105,7 +106,7 @@ class Wrapper(Remembering):
 
         Where nothing is applied (`suggest=True`, a replay), what it would have changed.
         """
-        changes = (Set, Ramp, Rewind)
+        changes = (Set, Ramp, Rewind, Adopt)
         done = ("applied", "clamped", "suggested")
         mine = (d for d in observation.decisions if d.source == self.name and d.status in done)
         return sorted({d.spent for d in mine if isinstance(d.action, changes)})
@@ -161,7 +162,7 @@ class Patience(Wrapper):
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
-        if any(d.applied and isinstance(d.action, Rewind) for d in observation.decisions):
+        if any(d.applied and isinstance(d.action, Rewind | Adopt) for d in observation.decisions):
             self._wanted = 0  # what it wanted was for another branch
         self._hear(observation)
         before = copy.deepcopy(self.policy.state_dict())

@@ -145,7 +145,7 @@ def test_at_most_four_states_are_kept_the_best_ones(tmp_path):
     ("action", "words"),
     [
         (probe(1e-2, steps=90), "does not fit into the 80"),
-        (probe(1e-2, after=99), "got 99; kept are: none"),
+        (probe(1e-2, after=99), "got 99; those of searcher that are kept: none"),
         (Adopt(7, reason="?"), "got 7"),
         (Probe(5, (Set("dropout", 0.1, reason=""),), reason=""), "no hyperparameter is called 'dropout'"),
     ],
@@ -343,7 +343,7 @@ def test_a_stream_whose_batches_are_not_kept_ends_no_run(tmp_path, caplog):
     assert caplog.text.count("trials ended") == 1
 
 
-def test_a_trial_that_can_no_longer_be_gone_to_is_neither_adopted_nor_gone_on_from(tmp_path):
+def test_a_trial_that_was_let_go_is_neither_adopted_nor_gone_on_from(tmp_path):
     loop = Loop()
     searcher = Searcher(at20=[probe(1e-1, steps=5)], at80=[Adopt(1, reason="late")])
     searcher.plan[90] = [probe(1e-2, after=1)]
@@ -354,7 +354,7 @@ def test_a_trial_that_can_no_longer_be_gone_to_is_neither_adopted_nor_gone_on_fr
     tried, *refused = tuner.decisions
     assert tried.note.startswith("score 0.")
     assert [decision.status for decision in refused] == ["refused", "refused"]
-    assert all("since step 25 are more than are kept" in decision.note for decision in refused)
+    assert all("while it is kept" in decision.note for decision in refused)
 
 
 def momenta(folder, trials, person, steps):
@@ -403,3 +403,33 @@ def test_a_loop_that_ends_inside_a_trial_leaves_the_state_from_before(tmp_path, 
         assert loop.optimizer.param_groups[0]["lr"] == rate
         for now, then in zip(loop.model.parameters(), before, strict=True):
             assert torch.equal(now, then)
+
+
+def test_trials_that_nobody_goes_on_from_are_let_go(tmp_path):
+    searcher = Searcher(at10=[probe(1e-1), probe(1e-3)])
+    loop = Loop()
+    held = []
+    with loop.tuner(tmp_path, policies=[searcher], total_steps=100) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            held.append(len(tuner._engine.memory._ring.held))
+    assert max(held) >= 2
+    assert held[-1] == 0
+    assert not searcher.seen[-1].trials
+
+
+def test_a_trial_belongs_to_who_asked_for_it(tmp_path):
+    class Thief(Searcher):
+        name, controls = "thief", ()
+
+    searcher, thief = Searcher(at10=[probe(1e-1), probe(1e-3)]), Thief()
+    thief.decide = lambda observation: (
+        [Adopt(max(observation.trials), reason="mine")] if observation.trials else []
+    )
+    loop = Loop()
+    with loop.tuner(tmp_path, policies=[searcher, thief], total_steps=100) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    (taken,) = (d for d in tuner.decisions if d.source == "thief")
+    assert taken.status == "refused"
+    assert "by who asked for it" in taken.note

@@ -174,11 +174,12 @@ def steady(make: MakePolicy, plant: MakePlant | None = None) -> None:
 
 
 def once(make: MakePolicy, plant: MakePlant | None = None) -> None:
-    """Nothing is done twice on the same evidence; a tick may bring nothing new."""
+    """Nothing is done twice on the same evidence; a tick may bring nothing new. Results of trials are new."""
     for what, make_plant in subject(make, plant).lively.items():
         watched = run(make(), make_plant(), between=lambda simulation: simulation.run(0).engine.skipped())
         for first, second in pairwise(watched.ticks):
-            if first.observation.spent == second.observation.spent:
+            tried = first.observation.trials.keys() != second.observation.trials.keys()
+            if first.observation.spent == second.observation.spent and not tried:
                 for action in second.actions:
                     if _target(action) in map(_target, first.actions):
                         raise Violation(

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autotune import Limits
 from autotune.actuators import learning_rate
 from autotune.hyperparameters import FloatHyperparameter
-from autotune.policies import recommended, schedules
+from autotune.policies import recommended, rungs, schedules
 from autotune.policies.search import RateSearch
 from autotune.records import FACTOR, Adopt, Policy, Probe, Release, Rewind, Set, Suggest
 from autotune.testing import Simulation, Task, TrainingPlant
@@ -580,3 +580,9 @@ def test_a_rate_does_not_move_towards_a_neighbour_that_explodes():
         plant.step = explodes
         sim = run(plant)
         assert sim["lr"] <= adopted(sim).after["lr"]
+
+
+def test_an_edge_without_a_neighbour_is_not_left_for_the_other_side():
+    assert rungs.minimum({-1: 1.0, 0: 1.05}, 3.0, -1) == 0.0
+    assert rungs.minimum({-2: 1.2, -1: 1.0, 0: 1.1}, 3.0, -1) == pytest.approx(1 / 6)
+    assert rungs.minimum({-2: 5.0, -1: 1.0, 0: 1.1}, 3.0, -1) > 0.4
