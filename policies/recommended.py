@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.records import Policy
+from autotune.records import Observation, Policy
 
 from .divergence_guard import DivergenceGuard
 from .early_stopping import EarlyStopping
@@ -11,7 +11,7 @@ from .gradient_clipping import GradientClipping
 from .plateau import Plateau
 from .search import RateSearch
 from .tail import HoldAndTail
-from .wrappers import IfThere, Unbudgeted
+from .wrappers import IfThere, Wrapper
 
 
 def recommended() -> list[Policy]:
@@ -31,8 +31,16 @@ def recommended() -> list[Policy]:
         DivergenceGuard(),
         RateSearch(),
         HoldAndTail(),
-        Unbudgeted(Plateau(name="plateau_without_budget")),
+        _Unbudgeted(Plateau(name="plateau_without_budget")),
         IfThere(GeneralizationGap(dropout=None)),
         IfThere(GradientClipping()),
         IfThere(EarlyStopping(patience=None)),
     ]
+
+
+class _Unbudgeted(Wrapper):
+    """Asks the policy only in runs whose number of steps is not known."""
+
+    def due(self, observation: Observation) -> bool:
+        """Whether there is no budget."""
+        return observation.budget is None

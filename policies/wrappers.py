@@ -131,14 +131,6 @@ class IfThere(Wrapper):
         )
 
 
-class Unbudgeted(Wrapper):
-    """Asks the policy only in runs whose number of steps is not known."""
-
-    def due(self, observation: Observation) -> bool:
-        """Whether there is no budget."""
-        return observation.budget is None
-
-
 class Patience(Wrapper):
     """Lets the policy act only when it has wanted to at so many ticks in a row.
 

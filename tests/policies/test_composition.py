@@ -60,7 +60,7 @@ def moves(simulation, name):
     """(spent, source, upwards) of every applied change of a hyperparameter; a rewind's is one change.
 
     Upwards is meant against where the change before was to end: a ramp back up to where a rescue has left
-    the rate undoes nothing.
+    the rate undoes nothing, and a rewind to where a decay had not come yet raises nothing either.
     """
     out, left = [], None
     for decision in simulation.decisions:
@@ -69,7 +69,8 @@ def moves(simulation, name):
         ends = [c.value for c in changes if isinstance(c, Set | Ramp) and c.name == name]
         if decision.applied and ends:
             left = decision.before[name] if left is None else left
-            if not math.isclose(ends[-1], left):
+            gone_back = isinstance(action, Rewind) and ends[-1] > left
+            if not (math.isclose(ends[-1], left) or gone_back):
                 out.append((decision.spent, decision.source, ends[-1] > left))
             left = ends[-1]
     return out

@@ -39,6 +39,7 @@ class Watched:
             training.parts[part] = inputs, (targets + 1) % 10
         self.batches, self.updates, self.evaluated, self.beginning = [], 0, Counter(), None
         loss, update, evaluate = training.loss, training.update, training.evaluate
+        losses = training.losses
 
         def watched_loss(batch):
             if self.beginning is None:
@@ -54,7 +55,12 @@ class Watched:
             self.evaluated[part] += 1
             return evaluate(part)
 
+        def watched_losses(part):
+            self.evaluated[part] += 1
+            return losses(part)
+
         training.loss, training.update, training.evaluate = watched_loss, watched_update, watched_evaluate
+        training.losses = watched_losses
         return training
 
     def weights(self):
