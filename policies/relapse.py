@@ -92,7 +92,8 @@ class Relapse(Remembering):
             return ()
         if self._lost(observation, validation):
             return self._go_back(observation, rate, validation, "no better than at the start")
-        if validation is not None and self._stuck(observation, validation):
+        held = rate.ramp_until is None  # a rate that decays already is being taken down
+        if validation is not None and held and self._stuck(observation, validation):
             return self._go_back(observation, rate, validation, "worse than its trial, and not falling")
         return ()
 
@@ -141,6 +142,9 @@ class Relapse(Remembering):
             values = np.where(np.isfinite(validation.value[after]), validation.value[after], math.inf)
             if len(values) and values.min() < self._starts[0]:
                 to, lowest = int(validation.step[after][values.argmin()]), float(values.min())
+        states = [state.step for state in observation.snapshots if self._adopted[0] <= state.step <= to]
+        if not states and not self._lost(observation, validation):
+            return ()  # only a state from before the trial is left: worse than to go on
         low = rate.low or 0.0
         lower = max(low, self._peak / SPACING ** (self._lowered + 1))
         then = (
