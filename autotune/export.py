@@ -157,12 +157,17 @@ class _Reader:
         self.trying: list[Decision] = []
         self._branch = 0  # of the line
         self._saved: dict[str, LiveLine] = {}
+        self._returned = False  # from trials, here; what is then decided is kept with the state that is saved
         self._trials: dict[int, _Trial] = {}
 
     def arrive(self, step: int, spent: int) -> None:
         """The run has come to this step."""
-        if spent > self.line.clock.spent and self.trying:
-            self._tried()
+        if spent > self.line.clock.spent:
+            if self._returned:
+                self._saved[f"after trials, spent {self.line.clock.spent}"] = self.line.copy()
+            self._returned = bool(self.trying)
+            if self.trying:
+                self._tried()
         self.line.arrive(step, spent)
 
     def read(self, decision: Decision) -> None:

@@ -118,21 +118,12 @@ class LiveLine:
             self.put(name, value)
 
     def arrive(self, step: int, spent: int) -> None:
-        """The run has come to this step; if more was spent than that, it had been away, and has come back."""
+        """The run has come to this step; if more was spent than that, it had been away for trials."""
         clock, back = self.clock, spent - step - self.offset
         if back:
             before, clock.spent = clock.spent, clock.spent + back
             clock.rewind(clock.step, before, clock.stretches)
-            self._carry(back)
         clock.step, clock.spent = step, spent
-
-    def _carry(self, back: int) -> None:
-        """What people ramp has gone on for `back` steps that are not on the line."""
-        for name, owner in self.owners.items():
-            tail = self.changes[name][-1] if self.changes[name] else None
-            if owner != "policy" and tail and tail.ramp and tail.running(self.clock.step):
-                ramp = dataclasses.replace(tail.ramp, start=tail.ramp.start - back)
-                self.put(name, ramp.at(self.clock.step), ramp)
 
     def restore(self, target: LiveLine, resumed: bool = False) -> None:
         """Go to `target`. What people hold stays as it is, unless the run was `resumed` by a new process."""
