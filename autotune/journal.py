@@ -225,12 +225,19 @@ class Journal:
             assert result.lastrowid is not None
             return dataclasses.replace(decision, id=result.lastrowid)
 
-    def settle(self, decision: Decision) -> None:
-        """Record the status, the values read back and the note of a decision made earlier; durable."""
+    def settle(self, decision: Decision, live: Mapping[str, Any] | None = None) -> None:
+        """Record the status, the values read back and the note of a decision made earlier; durable.
+
+        Args:
+            decision: as it is now.
+            live: plain JSON values that say how the run stands after it; kept as the meta `live`.
+        """
         values = {"status": decision.status, "after": dict(decision.after), "note": decision.note}
         table = tables.decisions
         with self._transaction() as connection:
             connection.execute(sa.update(table).where(table.c.id == decision.id).values(values))
+            if live is not None:
+                connection.execute(_upsert("live", live))
 
     def outcome(self, outcome: Outcome) -> None:
         """Record what came of a decision; durable."""
@@ -273,8 +280,7 @@ class Journal:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set one fact about the run to a plain JSON value; durable."""
-        statement = insert(tables.meta).values(key=key, value=value)
-        self._execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+        self._execute(_upsert(key, value))
 
     def set_delivered(self, item: str, value: Any) -> None:
         """Note how far the delivery of one item has come; durable."""
@@ -302,7 +308,19 @@ class Journal:
         """Every decision with an id above `after`, in the order they were made."""
         table = tables.decisions
         rows = self._select(sa.select(table).where(table.c.id > after).order_by(table.c.id))
-        return [Decision(**{**row._mapping, "action": action_from_json(row.action)}) for row in rows]
+        return [_decision(row) for row in rows]
+
+    def decision(self, id: int) -> Decision:
+        """One decision.
+
+        Raises:
+            TuneError: when there is none of this id.
+        """
+        table = tables.decisions
+        rows = self._select(sa.select(table).where(table.c.id == id))
+        if not rows:
+            raise TuneError(f"a decision is named by its id, got {id}, which this run has not made")
+        return _decision(rows[0])
 
     def outcomes(self) -> list[Outcome]:
         """Every outcome, in the order they were recorded."""
@@ -393,6 +411,16 @@ class Journal:
     def _select(self, statement: sa.Executable) -> list[Any]:
         with self._engine.connect() as connection:
             return list(connection.execute(statement))
+
+
+def _decision(row: Any) -> Decision:
+    return Decision(**{**row._mapping, "action": action_from_json(row.action)})
+
+
+def _upsert(key: str, value: Any) -> sa.Executable:
+    """Sets one fact of the meta."""
+    statement = insert(tables.meta).values(key=key, value=value)
+    return statement.on_conflict_do_update(index_elements=["key"], set_={"value": value})
 
 
 _INSERT_METRIC = "INSERT INTO metrics (name, step, spent, branch, time, value) VALUES (?, ?, ?, ?, ?, ?)"

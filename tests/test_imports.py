@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
+    ["actions"],
     ["records", "clock", "ramps", "process", "terminal", "trends"],
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],

@@ -7,16 +7,26 @@ from hypothesis import strategies as st
 
 from autotune.records import (
     ACTIONS,
+    Approve,
+    Arrange,
     Checkpoint,
+    Comment,
     Escalate,
+    Pause,
+    Pin,
+    Point,
     Ramp,
+    Reject,
     Release,
+    Resume,
     Rewind,
+    Schedule,
     Set,
     Signal,
     Stop,
     Suggest,
     TuneError,
+    Undo,
     action_from_json,
     action_to_json,
 )
@@ -40,6 +50,21 @@ OTHERS = [
     st.builds(Stop, **WHY),
     st.builds(Suggest, st.one_of(st.none(), SETS, RAMPS), **WHY),
     st.builds(Escalate, **WHY),
+    st.builds(
+        lambda name, steps, values, **why: Schedule(
+            name, tuple(Point(step, value) for step, value in zip(sorted(steps), values, strict=False)), **why
+        ),
+        TEXT,
+        st.sets(st.integers(1, 99), min_size=3),
+        st.lists(st.floats(allow_nan=False), min_size=1, max_size=3),
+        **WHY,
+    ),
+    st.builds(Pin, TEXT, st.none() | st.integers(1, 9), **WHY),
+    st.builds(Pause, **WHY),
+    st.builds(Resume, **WHY),
+    st.builds(Undo, st.none() | st.integers(1, 9), **WHY),
+    *(st.builds(kind, st.integers(1, 9), **WHY) for kind in (Approve, Reject, Comment)),
+    st.builds(Arrange, st.lists(TEXT, unique=True).map(tuple), **WHY),
 ]
 
 
@@ -60,6 +85,15 @@ def test_every_kind_of_action_is_known_by_its_kind():
         "stop",
         "suggest",
         "escalate",
+        "schedule",
+        "pin",
+        "pause",
+        "resume",
+        "undo",
+        "approve",
+        "reject",
+        "comment",
+        "arrange",
     }
 
 
@@ -71,6 +105,17 @@ def test_every_kind_of_action_is_known_by_its_kind():
         ({"kind": "set", "nam": "lr", "reason": ""}, "does not have these fields"),
         ({"kind": "ramp", "name": "lr", "value": 1.0, "steps": 0, "reason": ""}, "steps=0"),
         ({"kind": "rewind", "to": 1, "data": "redo", "reason": ""}, "got 'redo'"),
+        ({"kind": ["set"], "reason": ""}, "got \\['set'\\]"),
+        (["set"], "got \\['set'\\]"),
+        ({"kind": "rewind", "to": 1, "then": ["set"], "reason": ""}, "got 'set'"),
+        ({"kind": "ramp", "name": "lr", "value": 1.0, "steps": True, "reason": ""}, "of type bool"),
+        ({"kind": "schedule", "name": "lr", "points": [], "reason": ""}, "at least one point"),
+        ({"kind": "schedule", "name": "lr", "points": [[9, 1], [9, 2]], "reason": ""}, "in the order"),
+        ({"kind": "schedule", "name": "lr", "points": [[9, 1, "zigzag"]], "reason": ""}, "got 'zigzag'"),
+        ({"kind": "schedule", "name": "lr", "points": [[9]], "reason": ""}, "does not have these fields"),
+        ({"kind": "pin", "name": "lr", "steps": 0, "reason": ""}, "steps=0"),
+        ({"kind": "arrange", "policies": "ab", "reason": ""}, "of type tuple"),
+        ({"kind": "arrange", "policies": ["a", "a"], "reason": ""}, "named once"),
     ],
 )
 def test_what_is_no_action_is_refused_with_the_reason(data, words):
