@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 # Two processes of one thread each: faster than one process of two threads, on the small tensors of tests.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint browser clean
+.PHONY: demo test lint browser postgres clean
 
 demo: $(VENV)/.installed
 	$(BIN)/autotune demo
 
-test: $(VENV)/.installed-dev lint browser
+test: $(VENV)/.installed-dev lint browser postgres
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev
@@ -22,6 +22,12 @@ lint: $(VENV)/.installed-dev
 browser:
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		> /dev/null 2>&1 || echo "no chromium, and it cannot be installed: tests in a browser are skipped"
+
+# A run's record in a database is tested with Debian's PostgreSQL; skipped without one, but not in CI.
+postgres:
+	@ls $$(command -v initdb) /usr/lib/postgresql/*/bin/initdb 2> /dev/null | grep -q . \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } > /dev/null 2>&1 \
+		|| echo "no postgresql, and it cannot be installed: tests with a database are skipped"
 
 # PyTorch goes first, so that no other package asks for a build of another kind.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .hyperparameters import Actuator, CategoricalHyperparameter, FloatHyperparameter, IntHyperparameter
     from .memory import Restored, Rewinding
     from .records import Decision, Observation, Policy, Signal, TuneError
+    from .remote import Remote, connect
     from .supervisor import Limits
     from .tuner import AutoTuner
 
@@ -23,16 +24,19 @@ __all__ = [
     "Limits",
     "Observation",
     "Policy",
+    "Remote",
     "Restored",
     "Rewinding",
     "Signal",
     "TuneError",
+    "connect",
 ]
 
 _HOMES = {
     "hyperparameters": ("Actuator", "CategoricalHyperparameter", "FloatHyperparameter", "IntHyperparameter"),
     "memory": ("Restored", "Rewinding"),
     "records": ("Decision", "Observation", "Policy", "Signal", "TuneError"),
+    "remote": ("Remote", "connect"),
     "supervisor": ("Limits",),
     "tuner": ("AutoTuner",),
 }

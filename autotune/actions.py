@@ -411,13 +411,16 @@ class Arrange(Action):
         return f"ask {', '.join(self.policies) or 'no policy'}"
 
 
+PERSONAL = (Schedule, Pin, Pause, Resume, Undo, Approve, Reject, Comment, Arrange)
+
+
 # --- as JSON -----------------------------------------------------------------------------------------------
 
 ACTIONS: dict[str, type[Action]] = {
     cls.kind: cls
     for cls in (
         *(Set, Ramp, Release, Rewind, Probe, Adopt, Checkpoint, Stop, Suggest, Escalate),
-        *(Schedule, Pin, Pause, Resume, Undo, Approve, Reject, Comment, Arrange),
+        *PERSONAL,
     )
 }
 

@@ -17,11 +17,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import cli_control, cli_ui
 from .cli_bench import bench
+from .cli_words import ROOT, Root
+from .cli_words import runs as runs_beginning
 from .delivery import DeliveryError, run_link, target
 from .delivery import sync as deliver
 from .journal import Journal, JournalError
 from .mlflow_server import ServerError, serve
+from .places import is_database
 from .records import TuneError
 from .runs import Summary, UnknownRun, document, find, resolve, summarise, undelivered
 from .terminal import age, number, print_line, print_table
@@ -44,7 +48,7 @@ class Commands(TyperGroup):
             raise typer.Exit(USAGE if isinstance(error, UnknownRun) else FAILURE) from error
 
 
-app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 Run = Annotated[
@@ -52,10 +56,9 @@ Run = Annotated[
     typer.Argument(
         metavar="RUN", show_default=False,
         help="A run's folder, its name or the beginning of its name; left out or `latest`: the newest run.",
+        autocompletion=runs_beginning,
     ),
 ]  # fmt: skip
-Root = Annotated[Path, typer.Option(envvar="AUTOTUNE_RUNS", metavar="FOLDER", help="Where the runs are.")]
-ROOT = Path("autotune-runs")
 
 
 def main() -> None:
@@ -103,16 +106,16 @@ def runs(root: Root = ROOT) -> None:
     Example: autotune runs --root ~/experiments
     """
     rows = []
-    for folder in find(root):
+    for place in find(root):
         try:
-            run = summarise(folder)
-        except TuneError:
-            rows.append([folder.name, "unreadable", "", "", "", ""])
+            run = summarise(place)
+        except (TuneError, JournalError):
+            rows.append([place.name, "unreadable", "", "", "", ""])
             continue
         last = run.decisions[-1] if run.decisions else None
         rows.append(
             [
-                folder.name,
+                place.name,
                 run.status,
                 _steps(run),
                 number(run.last.get("loss")),
@@ -137,7 +140,7 @@ def show(run: Run = None, root: Root = ROOT) -> None:
         name for name in s.last if name in ("loss", "loss_mean") or name.startswith(("train/", "validation/"))
     ]
     facts = [
-        ("run", s.folder.name),
+        ("run", s.place.name),
         ("folder", str(s.folder.resolve())),
         ("state", f"{s.status}, started {age(s.created)} ago"),
         ("steps", f"{_steps(s)} spent; at step {s.step:,} of branch {s.branch}"),
@@ -231,17 +234,18 @@ def plot(
         raise typer.BadParameter(f"a picture ends in {', '.join(PICTURES)}, got {output}", param_hint="-o")
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"a picture goes into a folder that exists, got {output}", param_hint="-o")
-    folder = resolve(run, root)
-    name = folder.resolve().name if against is None else f"{folder.resolve().name}-{against}"
+    place = resolve(run, root)
+    name = place.resolve().name if isinstance(place, Path) else place.name
+    name = name if against is None else f"{name}-{against}"
     path = output or Path(f"{name.replace('/', '-')}.png")
     if against is None:
         from .plot import plot_run
 
-        plot_run(folder, path)
+        plot_run(place, path)
     else:
         from .plot_against import plot_against
 
-        plot_against(folder, against, path)
+        plot_against(place, against, path)
     print_line(str(path))
 
 
@@ -308,14 +312,14 @@ def sync(run: Run = None, root: Root = ROOT) -> None:
 
     Example: autotune sync latest
     """
-    folder = resolve(run, root)
+    place = resolve(run, root)
     try:
-        sent = deliver(folder)
+        sent = deliver(place)
     except DeliveryError as error:
-        metrics, made = undelivered(folder)
+        metrics, made = undelivered(place)
         raise DeliveryError(f"{error}; left to deliver: {metrics} metrics, {made} decisions") from error
     print_line(f"delivered {sent.metrics} metrics, {sent.decisions} decisions, {sent.outcomes} outcomes")
-    print_line(_mlflow(summarise(folder)))
+    print_line(_mlflow(summarise(place)))
 
 
 @app.command("mlflow")
@@ -336,11 +340,11 @@ def mlflow_page(
 
     Example: autotune mlflow latest --port 8080
     """
-    there_are_runs = root.is_dir() and find(root)
+    there_are_runs = (is_database(root) or Path(root).is_dir()) and find(root)
     s = summarise(resolve(run, root)) if run is not None or there_are_runs else None
     if s is not None and s.mlflow is None:
         raise TuneError(
-            f"MLflow shows runs that were delivered to it, and {s.folder} has MLflow off; see `autotune show`"
+            f"MLflow shows runs that were delivered to it, and {s.place} has MLflow off; see `autotune show`"
         )
     uri = str((target() if s is None or s.mlflow is None else s.mlflow)["tracking_uri"])
     if _remote(uri):
@@ -378,6 +382,10 @@ def demo(
     run_demo(seed=seed, output=output)
 
 
+cli_control.register(app)
+cli_ui.register(app)
+
+
 def _steps(run: Summary) -> str:
     return f"{run.spent:,}/{run.total_steps:,}" if run.total_steps else f"{run.spent:,}"
 
@@ -390,7 +398,7 @@ def _mlflow(run: Summary) -> str:
     if run.mlflow is None:
         return "off"
     uri = run.mlflow["tracking_uri"]
-    return _link(uri, run) if _remote(uri) else f"{uri}; `autotune mlflow {run.folder.name}` opens it"
+    return _link(uri, run) if _remote(uri) else f"{uri}; `autotune mlflow {run.place.name}` opens it"
 
 
 def _link(address: str, run: Summary | None) -> str:

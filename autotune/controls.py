@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .hyperparameters import Hyperparameter
-from .ramps import RunningRamp
-from .records import HUMAN, POSITIVE_SHAPES, HyperparameterState, Ramp, TuneError, Value
+from .ramps import Running, RunningRamp, RunningSchedule, running_from_json
+from .records import HUMAN, POSITIVE_SHAPES, HyperparameterState, Ramp, Schedule, TuneError, Value
 
 POLICY = "policy"
 
-Held: TypeAlias = Mapping[str, tuple[Value, RunningRamp | None]]
+Held: TypeAlias = Mapping[str, tuple[Value, Running | None]]
+
+
+class Stand(NamedTuple):
+    """How one hyperparameter stands."""
+
+    value: Value
+    owner: str
+    ramp: Running | None
+    pinned_until: int | None
+    """The `spent` at which it is released by itself."""
 
 
 class Controls(Mapping[str, Hyperparameter[Any]]):
@@ -25,7 +35,8 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
 
     def __init__(self, hyperparameters: Sequence[Hyperparameter[Any]]) -> None:
         self._parameters: dict[str, Hyperparameter[Any]] = {}
-        self._ramps: dict[str, RunningRamp] = {}
+        self._ramps: dict[str, Running] = {}
+        self._pins: dict[str, int] = {}
         targets: dict[Hashable, str] = {}
         for parameter in hyperparameters:
             if not isinstance(parameter, Hyperparameter):
@@ -56,9 +67,14 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         return len(self._parameters)
 
     @property
-    def ramps(self) -> Mapping[str, RunningRamp]:
+    def ramps(self) -> Mapping[str, Running]:
         """The ramps that are running."""
         return self._ramps
+
+    @property
+    def pins(self) -> Mapping[str, int]:
+        """The `spent` at which what is pinned is released by itself."""
+        return self._pins
 
     def attach(self) -> None:
         """Let the actuators register their hooks."""
@@ -105,6 +121,23 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
             source, step, action.steps, first, float(action.value), action.shape
         )
 
+    def schedule(self, action: Schedule, source: str, step: int) -> None:
+        """Start a schedule from the present value; it replaces the ramp that is running."""
+        running = RunningSchedule.of(action, source, step, float(self[action.name]()))
+        self._ramps[action.name] = running
+
+    def hold(self, name: str, owner: str, until: int | None = None) -> None:
+        """Give a hyperparameter to a person, until it is released or `spent` comes to `until`."""
+        self[name].owner = owner
+        self._pins.pop(name, None)
+        if until is not None:
+            self._pins[name] = until
+
+    def pin(self, name: str, owner: str, until: int | None) -> None:
+        """Hold the present value; a running ramp ends."""
+        self._ramps.pop(name, None)
+        self.hold(name, owner, until)
+
     def advance(self, step: int) -> list[tuple[str, str, Exception]]:
         """Write what the running ramps say for the step that follows `step`.
 
@@ -131,19 +164,35 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         """Give a hyperparameter back to the policies at its present value; a person's ramp ends."""
         self[name].owner = POLICY
         self._ramps.pop(name, None)
+        self._pins.pop(name, None)
+
+    def stand(self, name: str) -> Stand:
+        """How it stands, for `put_back`."""
+        parameter = self[name]
+        return Stand(parameter(), parameter.owner, self._ramps.get(name), self._pins.get(name))
+
+    def put_back(self, name: str, stand: Stand, step: int) -> None:
+        """Let it stand so again; a ramp is where it would be by now."""
+        ramp = stand.ramp
+        self.write(name, stand.value if ramp is None else self[name].clamp(ramp.at(step)))
+        if ramp is not None and step < ramp.end:
+            self._ramps[name] = ramp
+        self.hold(name, stand.owner, stand.pinned_until)
 
     def state_dict(self) -> dict[str, Any]:
-        """Values, owners and ramps, as plain JSON values."""
+        """Values, owners, ramps and pins, as plain JSON values."""
         return {
             "values": {name: parameter() for name, parameter in self.items()},
             "owners": {name: parameter.owner for name, parameter in self.items()},
             "ramps": {name: dataclasses.asdict(ramp) for name, ramp in self._ramps.items()},
+            "pins": dict(self._pins),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take values, owners and ramps back: a resumed run is as it was."""
+        """Take all of it back: a resumed run is as it was."""
         for name, owner in state["owners"].items():
             self[name].owner = owner
+        self._pins = dict(state.get("pins", {}))
         self._restore(state, set(self))
 
     def rewind(self, state: Mapping[str, Any], held: Held, step: int) -> None:
@@ -157,13 +206,13 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         self._restore(state, set(self) - set(held))
         for name, (value, ramp) in held.items():
             if ramp is not None:
-                self._ramps[name] = _moved(ramp, step)
+                self._ramps[name] = ramp.moved(step)
             self._write(name, value)
 
     def held(self, step: int) -> Held:
         """What people hold at `step`: values, and running ramps as if it were step 0."""
         return {
-            name: (parameter(), _moved(self._ramps[name], -step) if name in self._ramps else None)
+            name: (parameter(), self._ramps[name].moved(-step) if name in self._ramps else None)
             for name, parameter in self.items()
             if parameter.owner != POLICY
         }
@@ -173,7 +222,7 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
             self._write(name, state["values"][name])
             self._ramps.pop(name, None)
             if name in state["ramps"]:
-                ramp = RunningRamp(**state["ramps"][name])
+                ramp = running_from_json(state["ramps"][name])
                 if not ramp.source.startswith(HUMAN) or self[name].owner == ramp.source:
                     self._ramps[name] = ramp
 
@@ -181,7 +230,3 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
         # Only where it differs: param groups are back already, a ratio written again may move the last bit.
         if self[name]() != value:
             self[name].actuator.write(value)
-
-
-def _moved(ramp: RunningRamp, steps: int) -> RunningRamp:
-    return dataclasses.replace(ramp, start=ramp.start + steps)

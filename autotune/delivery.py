@@ -14,12 +14,16 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from .journal import Journal
+from .journal import Journal, JournalError
+from .journal_database import locked
+from .places import DatabaseRun, Place
+from .process import alive
 from .records import TuneError
 
 if TYPE_CHECKING:
@@ -31,7 +35,10 @@ LINGER_SECONDS = 30.0
 LOCK_SECONDS = 60.0
 """How long `sync` waits for a delivery under way."""
 LOCK, LOG = "delivery.lock", "delivery.log"
+"""In the run's folder; of a run in a database only the log."""
 EXPERIMENT = "autotune"
+LOCAL = "sqlite:///"
+"""How the address of a store begins that is a file on this machine."""
 ENVIRONMENT = {
     # MLflow's own defaults hold one call for minutes when the server is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -77,10 +84,9 @@ def target(
         run_id = active.info.run_id if active else None
     if tracking_uri is None:
         tracking_uri = mlflow.get_tracking_uri() if mlflow is not None else environment("MLFLOW_TRACKING_URI")
-    local = "sqlite:///"
-    if tracking_uri is None or tracking_uri.startswith(local):
+    if tracking_uri is None or tracking_uri.startswith(LOCAL):
         # `sync` may be called from another folder.
-        tracking_uri = local + str(Path((tracking_uri or "mlflow.db").removeprefix(local)).absolute())
+        tracking_uri = LOCAL + str(Path((tracking_uri or "mlflow.db").removeprefix(LOCAL)).absolute())
     return {
         "tracking_uri": tracking_uri,
         "experiment": experiment
@@ -133,42 +139,48 @@ class Delivery:
             return False
 
 
-def sync(folder: str | Path) -> Report:
+def sync(run: str | Place) -> Report:
     """Deliver now what MLflow does not have yet, and end the MLflow run if its trainer was killed.
 
     A run that is being trained may be synced too; it stays open.
 
     Args:
-        folder: the run's folder.
+        run: its folder, or its name in a database.
 
     Raises:
-        TuneError: when the folder holds no run, or the run was told not to go to MLflow.
+        TuneError: when there is no run, the run was told not to go to MLflow, or MLflow's store is a file on
+            the machine that trains it, which is another one.
         DeliveryError: when MLflow is not installed, cannot be reached, or refuses.
     """
-    journal = Journal.open(folder)
+    journal = Journal.open(run)
     try:
         to = journal.meta().get("mlflow")
         if to is None:
             raise TuneError(
-                f"a run is synced to the MLflow that its tuner was given, got {folder}, which had none; "
+                f"a run is synced to the MLflow that its tuner was given, got {run}, which had none; "
                 "train with MLflow on"
+            )
+        if to["tracking_uri"].startswith(LOCAL) and not journal.folder.is_dir():
+            raise TuneError(
+                f"a store of MLflow in a file is reached on its own machine, got {run} elsewhere; "
+                f"run `autotune sync {journal.folder}` on {journal.meta()['process']['host']}"
             )
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            with FileLock(Path(folder) / LOCK, timeout=LOCK_SECONDS):
+            with _alone(journal):
                 sent = _connect(journal).deliver(everything=True)
         except Timeout as error:
             raise DeliveryError(
-                f"another process has been delivering {folder} for a while; try again"
+                f"another process has been delivering {run} for a while; try again"
             ) from error
         except Exception as error:
             raise DeliveryError(
                 f"MLflow at {to['tracking_uri']} did not take the run ({_brief(error)}); "
-                f"nothing is lost, try again by `autotune sync {folder}`"
+                f"nothing is lost, try again by `autotune sync {journal.place.name}`"
             ) from error
-        run = journal.delivered()["run"]
-        return Report(*sent, to["tracking_uri"], run["experiment_id"], run["run_id"])
+        there = journal.delivered()["run"]
+        return Report(*sent, to["tracking_uri"], there["experiment_id"], there["run_id"])
     finally:
         journal.close()
 
@@ -194,6 +206,13 @@ def _connect(journal: Journal) -> MlflowRun:
     return MlflowRun(journal)
 
 
+def _alone(journal: Journal) -> AbstractContextManager[Any]:
+    """Keeps every other delivery of the run away; raises Timeout when one takes long."""
+    if isinstance(journal.place, DatabaseRun):
+        return locked(journal.place, "delivery", LOCK_SECONDS)
+    return FileLock(journal.folder / LOCK, timeout=LOCK_SECONDS)
+
+
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
@@ -206,13 +225,13 @@ def _follow(folder: Path) -> int:
     run: MlflowRun | None = None
     give_up = float("inf")
     while True:
-        over = journal.status() != "running"
+        over = _over(journal, trainer)
         if over:
             give_up = min(give_up, time.monotonic() + LINGER_SECONDS)
-        elif journal.meta()["process"] != trainer:
-            return 0  # resumed by another process, which has a delivery of its own
         try:
-            with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            if not over and journal.meta()["process"] != trainer:
+                return 0  # resumed by another process, which has a delivery of its own
+            with _alone(journal):
                 run = run or _connect(journal)
                 run.deliver()
             if over:
@@ -225,8 +244,16 @@ def _follow(folder: Path) -> int:
         if time.monotonic() > give_up:
             return 1
         due = time.monotonic() + PERIOD_SECONDS
-        while time.monotonic() < due and (over or journal.status() == "running"):
+        while time.monotonic() < due and (over or not _over(journal, trainer)):
             time.sleep(0.1)
+
+
+def _over(journal: Journal, trainer: Mapping[str, Any]) -> bool:
+    """Whether the run has ended; while its database is away, whether its trainer has."""
+    try:
+        return journal.status() != "running"
+    except JournalError:
+        return not alive(trainer)
 
 
 if __name__ == "__main__":

@@ -16,23 +16,28 @@ from .controls import Controls, Held
 from .evaluation import Evaluation, standard_error
 from .executor import Executor
 from .history import History
+from .intake import Intake
 from .journal import Journal, JournalError
 from .memory import Memory, Restored, Target
 from .outcomes import Outcomes
 from .panel import Panel
 from .records import (
     HUMAN,
+    Arrange,
     Checkpoint,
     Decision,
     Escalate,
     Observation,
+    Pin,
     Ramp,
     Release,
     Rewind,
+    Schedule,
     Set,
     Signal,
     Trial,
     TuneError,
+    Undo,
 )
 from .sensors import Instruments, Sample
 from .supervisor import TUNER, Supervisor
@@ -41,6 +46,8 @@ from .trials import Trials
 log = logging.getLogger("autotune")
 
 
+AGAIN = (Set, Ramp, Schedule, Pin, Release, Arrange)
+"""What people have done that is done again where a crash has taken it away."""
 LONG_WITHOUT = 20
 """Ticks after which it is said that a policy still waits for a signal."""
 
@@ -87,7 +94,8 @@ class Engine:
         self.executor = Executor(
             clock, controls, supervisor, memory, journal, outcomes, self.history.signals, self
         )
-        self.stopping = self.remembers = False
+        self.intake = Intake(self)
+        self.stopping = self.remembers = self.paused = False
         self._early: list[Sample] = []  # of a step that is still to come
         self._resumption: Decision | None = None  # whose note still lacks how true the data are
         self._last = self._next = 0  # the last boundary at which something was due, and the next one
@@ -109,6 +117,7 @@ class Engine:
         So a bad `evaluate` costs no step, and a warm-up begins where it should.
         """
         self.snapshot()
+        self._tell()
         if self.clock.step == 0:
             self._tick(evaluating=self.evaluation is not None)
             if not self.trials.running:
@@ -116,9 +125,11 @@ class Engine:
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
-        step, last = self.clock.step, self._last
-        if step < self._next and not self.controls.ramps:
+        if self.clock.step < self._next and not self.controls.ramps and not self.intake.due:
             return
+        if self._people():
+            return
+        step, last = self.clock.step, self._last
         self._stand_at(step)
 
         def due(every: int | None) -> bool:  # a loop may step more than once between two batches
@@ -150,6 +161,15 @@ class Engine:
             reason = f"every {self.every.checkpoint} steps"
             self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
 
+    def _people(self) -> bool:
+        """What people want comes first; returns whether the run is elsewhere now."""
+        branch = self.clock.branch
+        self._safely(self.intake.end_pins)
+        start = time.perf_counter()
+        self.intake.obey()
+        self.instruments.exclude(time.perf_counter() - start)
+        return self.clock.branch != branch
+
     def _log_end(self) -> None:
         """The run ends in an earlier state: what was measured of that is its last word."""
         for name, signal in self.history.signals().items():
@@ -173,6 +193,7 @@ class Engine:
         ends = [(step // n + 1) * n for n in every if n is not None]
         if self.trials.running:
             ends.append(self.trials.until)
+        ends += [step + max(1, until - self.clock.spent) for until in self.controls.pins.values()]
         if self.clock.budget is not None:
             ends.append(step + self.clock.budget - self.clock.spent)
         self._last, self._next = step, min(ends)
@@ -210,7 +231,11 @@ class Engine:
         self._log(sample.name, sample.value, sample.step, sample.spent)
 
     def _tick(self, evaluating: bool) -> None:
-        clock = self.clock
+        clock, branch = self.clock, self.clock.branch
+        self.intake.catch_up()
+        if clock.branch != branch:
+            self.trials.forget()  # what they found out is of another state
+            return
         if evaluating:
             self._evaluate()
         self.collect(wait=False)
@@ -231,6 +256,7 @@ class Engine:
         self.collect(wait=clock.step >= self.trials.until)  # sync: at the end of a trial, which is judged
         over = clock.over or self.stopping
         if self.trials.boundary(clock.step, clock.spent, over):
+            self._tell()
             self._tick(evaluating=False)
             if not self.trials.running:
                 self.snapshot()  # of what was adopted: nothing else holds that state
@@ -284,6 +310,7 @@ class Engine:
 
     def snapshot(self) -> None:
         """Keep the present state in memory."""
+        self.executor.passed(self.clock.step)
         self.memory.snapshot(self._kept())
         self.remembers = bool(self.memory.snapshots)
 
@@ -333,6 +360,23 @@ class Engine:
     def end(self) -> None:
         """End the loop at this boundary."""
         self.stopping = True
+
+    def arrange(self, policies: Sequence[str], why: str) -> None:
+        """Ask these policies, in this order, and bench the others."""
+        self.panel.arrange(policies, why, self.executor)
+
+    def live(self) -> dict[str, Any]:
+        """How the run stands, for those who look at it from outside: plain JSON values."""
+        return {
+            **self.controls.state_dict(),
+            "paused": self.paused,
+            "policies": [policy.name for policy in self.panel.policies],
+            "benched": dict(self.panel.benched),
+            "stretches": [list(stretch) for stretch in self.clock.stretches],
+        }
+
+    def _tell(self) -> None:
+        self._safely(lambda: self.journal.set_meta("live", self.live()))
 
     # --- trials ------------------------------------------------------------------------------------------
 
@@ -444,6 +488,7 @@ class Engine:
         """What the old process left open has failed; what people did since the checkpoint is done again."""
         policies = {policy.name for policy in self.panel.policies}
         applied = [d for d in decisions if d.applied]
+        owners = self.journal.meta().get("live", {}).get("owners", {})
         self.supervisor.rewinds = sum(d.action.kind == "rewind" and d.source in policies for d in applied)
         for decision in decisions:
             if decision.status == "pending":
@@ -453,10 +498,22 @@ class Engine:
             human = decision.source.startswith(HUMAN)
             action = decision.action
             again = "again" in action.evidence  # done by an earlier resume; the original stands as well
-            if human and decision.id > known and isinstance(action, Set | Ramp | Release) and not again:
-                reason = f"as decision {decision.id}, which the checkpoint did not know"
-                copy = dataclasses.replace(action, reason=reason, evidence={"again": decision.id})
-                self.executor.submit(copy, decision.source)
+            if not human or decision.id <= known or again:
+                continue
+            reason, evidence = (
+                f"as decision {decision.id}, which the checkpoint did not know",
+                {"again": decision.id},
+            )
+            if isinstance(action, AGAIN):
+                self.executor.submit(
+                    dataclasses.replace(action, reason=reason, evidence=evidence), decision.source
+                )
+            elif isinstance(action, Undo):
+                for name, value in decision.after.items():
+                    if owners.get(name) == decision.source:
+                        self.executor.submit(
+                            Set(name, value, reason=reason, evidence=evidence), decision.source
+                        )
 
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""

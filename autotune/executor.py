@@ -7,11 +7,11 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from .checkpoints import CheckpointInfo
 from .clock import Clock
-from .controls import Controls
+from .controls import POLICY, Controls
 from .journal import Journal, JournalError
 from .memory import Memory, Restored, Target
 from .outcomes import Outcomes
@@ -19,24 +19,39 @@ from .records import (
     HUMAN,
     Action,
     Adopt,
+    Approve,
+    Arrange,
     Checkpoint,
+    Comment,
     Decision,
     Escalate,
+    Pause,
+    Pin,
     Probe,
     Ramp,
+    Reject,
     Release,
+    Resume,
     Rewind,
+    Schedule,
     Set,
     Signal,
     Stop,
     Suggest,
     TuneError,
+    Undo,
     Value,
 )
 from .supervisor import Situation, Supervisor, Verdict
 from .trials import Trials
+from .undoing import Before, Undoing
 
 log = logging.getLogger("autotune")
+
+IN_A_TRIAL = (Stop, Suggest, Escalate, Pause, Resume, Reject, Comment, Arrange)
+"""What can be done in the middle of a trial."""
+TAKEN_BACK = (Set, Ramp, Schedule, Pin, Release, Rewind)
+"""What can be undone."""
 
 
 class BrokenRun(RuntimeError):
@@ -49,6 +64,15 @@ class Run(Protocol):
     trials: Trials
     remembers: bool
     """Whether states are kept in memory."""
+    paused: bool
+
+    def hold(self) -> Target:
+        """Keep the present state, with its history."""
+        ...
+
+    def release(self, target: Target) -> None:
+        """Let it go."""
+        ...
 
     def restore(self, target: Target) -> Restored:
         """Go back to `target`."""
@@ -60,6 +84,14 @@ class Run(Protocol):
 
     def end(self) -> None:
         """End the loop at this boundary."""
+        ...
+
+    def arrange(self, policies: Sequence[str], why: str) -> None:
+        """Ask these policies, in this order, and bench the others."""
+        ...
+
+    def live(self) -> dict[str, Any]:
+        """How the run stands, as plain JSON values."""
         ...
 
 
@@ -103,6 +135,7 @@ class Executor:
         self._outcomes = outcomes
         self._signals = signals
         self._run = run
+        self._undoing = Undoing()
 
     def since(self, known: int) -> Sequence[Decision]:
         """What was decided after the decision of this id, oldest first."""
@@ -121,7 +154,7 @@ class Executor:
         place = bisect_left(self.decisions, id, key=lambda d: d.id)
         decision = self.decisions[place]
         self.decisions[place] = replace(decision, note="; ".join(filter(None, (decision.note, text))))
-        self._journal.settle(self.decisions[place])
+        self._journal.settle(self.decisions[place], self._run.live())
 
     def dismiss(self, source: str) -> None:
         """A benched policy lets go of everything: its ramps end, and what it has moved is free."""
@@ -130,13 +163,22 @@ class Executor:
             if ramp.source == source:
                 self._controls.release(name)
 
-    def submit(self, action: Action, source: str, declared: frozenset[str] | None = None) -> Submitted:
+    def passed(self, step: int) -> None:
+        """The run has come to `step`: a rewind is not taken back when the run is beyond where it left."""
+        target = self._undoing.target
+        if target is not None and step > target.info.step:
+            self._forget_rewind()
+
+    def submit(
+        self, action: Action, source: str, declared: frozenset[str] | None = None, refusal: str = ""
+    ) -> Submitted:
         """Take one action from proposal to record.
 
         Args:
             action: what `source` wants.
             source: a policy's name, `human:NAME` or `supervisor`.
             declared: the policy's `controls`; None: everything.
+            refusal: why it is not to be done, whatever it is.
 
         Raises:
             JournalError: when it cannot be written down. If that is so before it is applied, it is not; if
@@ -145,14 +187,14 @@ class Executor:
         """
         if self._broken is not None:
             raise self._broken
-        situation, verdict, target = self._judge(action, source, declared)
+        situation, verdict, target = self._judge(action, source, declared, refusal)
         applying = verdict.status in ("applied", "clamped")
         decision = self._journal.decide(
             step=self._clock.step,
             spent=self._clock.spent,
             branch=self._clock.branch,
             source=source,
-            action=verdict.action,
+            action=action if isinstance(action, Approve) else verdict.action,
             status="pending" if applying else verdict.status,
             before=situation.before,
             note=verdict.note,
@@ -178,24 +220,28 @@ class Executor:
                 self._journal.settle(decision)
             raise submitted.error
         if applying:
-            self._journal.settle(decision)
-            if decision.applied and isinstance(action, Set | Ramp | Rewind):
+            self._journal.settle(decision, self._run.live())
+            if decision.applied and isinstance(verdict.action, Set | Ramp | Schedule | Rewind):
                 self._outcomes.watch(decision, before)
         return submitted
 
     def _judge(
-        self, action: Action, source: str, declared: frozenset[str] | None
+        self, action: Action, source: str, declared: frozenset[str] | None, refusal: str
     ) -> tuple[Situation, Verdict, Target | None]:
         """The verdict, and the state to rewind to, which is read only when the supervisor allows it."""
         clock, info, target, trials = self._clock, None, None, self._run.trials
         movers = {name: ramp.source for name, ramp in self._controls.ramps.items()}
-        situation = Situation(clock.spent, movers, self._values(action), controls=declared)
+        situation = Situation(clock.spent, movers, self._values(action), controls=declared, step=clock.step)
         try:
-            if trials.running and not isinstance(action, Stop | Suggest | Escalate):
+            if refusal:
+                raise TuneError(refusal)
+            if trials.running and not isinstance(action, IN_A_TRIAL):
                 raise TuneError(
                     f"the run is in a trial, at step {clock.step} until {trials.until} or later; "
                     "ask again when it is back"
                 )
+            action = self._meant(action)
+            situation = replace(situation, before=self._values(action))
             if isinstance(action, Probe):
                 if not self._memory.movable:
                     raise TuneError("the data of a framework's loop cannot be replayed: no trials there")
@@ -227,24 +273,80 @@ class Executor:
             return situation, Verdict("refused", action, str(error)), None
         return situation, verdict, target
 
+    def _meant(self, action: Action) -> Action:
+        """What an answer or an undo is about; any other action is what it is.
+
+        Raises:
+            TuneError: when there is nothing of the kind.
+        """
+        match action:
+            case Undo(decision=id):
+                return replace(action, decision=self._undoing.find(id))
+            case Comment(decision=id):
+                self._journal.decision(id)
+            case Approve(decision=id) | Reject(decision=id):
+                suggested = self._journal.decision(id)
+                answers = [d for d in self._journal.decisions(after=id) if d.applied]
+                given = next(
+                    (
+                        a
+                        for a in answers
+                        if isinstance(a.action, Approve | Reject) and a.action.decision == id
+                    ),
+                    None,
+                )
+                if suggested.status != "suggested" or given is not None:
+                    how = suggested.status if given is None else f"answered by {given.source}"
+                    raise TuneError(f"an open suggestion is answered, got decision {id}, which is {how}")
+                what = suggested.action.action if isinstance(suggested.action, Suggest) else suggested.action
+                if isinstance(action, Approve):
+                    if what is None:
+                        raise TuneError(f"decision {id} is advice in words; do what it says, or reject it")
+                    return what
+            case Pause() | Resume():
+                if self._run.paused == isinstance(action, Pause):
+                    raise TuneError(
+                        "the run is paused already" if self._run.paused else "the run is not paused"
+                    )
+        return action
+
     def _applied(self, submitted: Submitted, situation: Situation, target: Target | None) -> Submitted:
         """Apply what was allowed, and say what became of it."""
         decision, verdict = submitted.decision, submitted.verdict
         notes = [verdict.note]
         result: Restored | CheckpointInfo | None = None
+        source = by = decision.source
+        if (
+            isinstance(decision.action, Approve)
+            and isinstance(verdict.action, Set | Ramp)
+            and self._controls[verdict.action.name].owner == POLICY
+        ):
+            by = self._journal.decision(decision.action.decision).source  # it stays the policies'
+        stands = {name: self._controls.stand(name) for name in situation.before}
+        left: Target | None = None
         try:
             match verdict.action:
-                case Set() | Ramp() as change:
-                    self._change(change, decision.source)
+                case Set() | Ramp() | Schedule() as change:
+                    self._change(change, by)
+                case Pin(name=name, steps=steps):
+                    self._controls.pin(name, source, None if steps is None else self._clock.spent + steps)
                 case Release(name=name):
                     ramp = self._controls.ramps.get(name)
-                    if decision.source.startswith(HUMAN) or (ramp and ramp.source == decision.source):
+                    if source.startswith(HUMAN) or (ramp and ramp.source == source):
                         self._controls.release(name)
                 case Rewind(then=then):
                     assert target is not None
+                    left = self._run.hold() if source.startswith(HUMAN) and self._run.remembers else None
                     result = self._restored(target)
                     notes.append(str(result))
-                    notes += [self._changed_after(change, decision.source) for change in then]
+                    notes += [self._changed_after(change, source) for change in then]
+                case Undo(decision=int() as id):
+                    result = self._undo(self._undoing.take(id), source)
+                    notes.append("" if result is None else str(result))
+                case Pause() | Resume():
+                    self._run.paused = isinstance(verdict.action, Pause)
+                case Arrange(policies=policies):
+                    self._run.arrange(policies, f"by {source}")
                 case Probe() as probe:
                     self._run.trials.ask(decision.id, decision.source, probe)
                 case Adopt():
@@ -260,11 +362,32 @@ class Executor:
         except Exception as error:
             note = str(error) if isinstance(error, TuneError) else f"{type(error).__name__}: {error}"
             return replace(submitted, decision=replace(decision, status="failed", note=note), error=error)
-        self._supervisor.applied(verdict.action, decision.source, situation)
-        note, after = "; ".join(filter(None, notes)), self._values(verdict.action)
-        after = {change.name: self._controls[change.name]() for change in situation.adopted} or after
+        self._supervisor.applied(verdict.action, by, situation)
+        if isinstance(verdict.action, Rewind | Adopt):
+            self._forget_rewind()
+            self._undoing.rewound(decision.id)
+        if isinstance(verdict.action, TAKEN_BACK) and (stands or left):
+            self._undoing.remember(decision.id, Before(source, stands, left))
+        note, after = "; ".join(filter(None, notes)), {n: self._controls[n]() for n in situation.before}
         decision = replace(decision, status=verdict.status, note=note, after=after)
         return replace(submitted, decision=decision, result=result)
+
+    def _undo(self, before: Before, source: str) -> Restored | None:
+        """Let all stand as it did; what a policy had moved is held, or it would move again."""
+        result = None
+        if before.target is not None:
+            result = self._restored(before.target)
+            self._run.release(before.target)
+        for name, stand in before.stands.items():
+            if stand.owner == POLICY and not before.source.startswith(HUMAN):
+                stand = stand._replace(owner=source, ramp=None)
+            self._controls.put_back(name, stand, self._clock.step)
+        return result
+
+    def _forget_rewind(self) -> None:
+        target = self._undoing.forget_target()
+        if target is not None:
+            self._run.release(target)
 
     def _restored(self, target: Target) -> Restored:
         try:
@@ -283,13 +406,15 @@ class Executor:
             return f"{change.describe()} failed: {error}"
         return ""
 
-    def _change(self, action: Set | Ramp, source: str) -> None:
+    def _change(self, action: Set | Ramp | Schedule, source: str) -> None:
         if isinstance(action, Set):
             self._controls.write(action.name, action.value)
+        elif isinstance(action, Schedule):
+            self._controls.schedule(action, source, self._clock.step)
         else:
             self._controls.ramp(action, source, self._clock.step)
         if source.startswith(HUMAN):
-            self._controls[action.name].owner = source
+            self._controls.hold(action.name, source)
 
     def _values(self, action: Action) -> dict[str, Value]:
         """What the plant holds of the hyperparameters that the action names."""
@@ -298,5 +423,7 @@ class Executor:
             if isinstance(action, Rewind)
             else (action.action if isinstance(action, Suggest) else action,)
         )
-        names = [a.name for a in named if isinstance(a, Set | Ramp | Release)]
+        names = [a.name for a in named if isinstance(a, Set | Ramp | Schedule | Pin | Release)]
+        if isinstance(action, Undo) and action.decision is not None:
+            names = self._undoing.names(action.decision)
         return {name: self._controls[name]() for name in names if name in self._controls}

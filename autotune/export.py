@@ -27,21 +27,33 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from .journal import Journal
 from .live_line import LiveLine
+from .places import Place
 from .records import (
     HUMAN,
+    Action,
     Adopt,
+    Approve,
+    Arrange,
     Checkpoint,
+    Comment,
     Decision,
+    Pause,
+    Pin,
     Probe,
     Ramp,
+    Reject,
     Release,
+    Resume,
     Rewind,
+    Schedule,
     Set,
+    Stop,
+    Suggest,
+    Undo,
     Value,
 )
 from .supervisor import TUNER
@@ -52,12 +64,15 @@ RESTORED = re.compile(r"\bat step (\d+), (?:bitwise|state-exact|approximate):")
 TRIED = re.compile(r"\bafter (\d+) steps")
 """What a trial took, as its decision's note says."""
 
+BESIDE = (Stop, Suggest, Pause, Resume, Reject, Comment, Arrange)
+"""What is done in the middle of a trial; anything else ends it."""
+
 SEEN, DONE = 0, 1  # what was logged at a tick, and what was decided then, in that order
 Event: TypeAlias = tuple[int, int, tuple[int, str, Value] | Decision]
 """What happened, with the `spent` at which it did; what was logged with step, hyperparameter and value."""
 
 
-def export_schedule(folder: str | Path) -> dict[str, Any]:
+def export_schedule(run: str | Place) -> dict[str, Any]:
     """The schedule that a run ended up with; for `autotune.policies.Replay`, or to be stored as JSON.
 
     Of a run that still trains, it is what it would be if it ended now. A hyperparameter of strings that
@@ -65,15 +80,15 @@ def export_schedule(folder: str | Path) -> dict[str, Any]:
     the loop itself, say) are seen at ticks only, and are taken to have come right after the tick before.
 
     Args:
-        folder: the run's folder.
+        run: its folder, or its name in a database.
 
     Returns:
         Plain JSON values; see the module.
 
     Raises:
-        TuneError: when the folder holds no journal, or one that cannot be read.
+        TuneError: when there is no journal, or one that cannot be read.
     """
-    journal = Journal.open(folder)
+    journal = Journal.open(run)
     try:
         facts = journal.meta()["hyperparameters"]
         measured = {}
@@ -125,7 +140,7 @@ def live_schedule(
         if (known := _typed(facts[name], number)) is not None
     ]
     done: list[Event] = [(decision.spent, DONE, decision) for decision in _in_order(decisions)]
-    reader = _Reader(line)
+    reader = _Reader(line, decisions)
     for at, _, event in heapq.merge(sorted(seen, key=_when), done, key=_when):
         if isinstance(event, Decision):
             reader.read(event)
@@ -152,8 +167,11 @@ class _Trial(NamedTuple):
 class _Reader:
     """Reads decisions in their order; `trying` while trials are on that nothing is known to have come of."""
 
-    def __init__(self, line: LiveLine) -> None:
+    def __init__(self, line: LiveLine, decisions: Sequence[Decision]) -> None:
         self.line = line
+        self._decisions = {decision.id: decision for decision in decisions}
+        undone = (d.action.decision for d in decisions if isinstance(d.action, Undo) and d.applied)
+        self._before: dict[int, LiveLine | None] = dict.fromkeys(id for id in undone if id is not None)
         self.trying: list[Decision] = []
         self._branch = 0  # of the line
         self._saved: dict[str, LiveLine] = {}
@@ -172,26 +190,47 @@ class _Reader:
 
     def read(self, decision: Decision) -> None:
         """Do it once more."""
-        line, action, source = self.line, decision.action, decision.source
+        line, action = self.line, decision.action
         if isinstance(action, Rewind) and decision.applied and _resumed(decision):
             line.clock.spent = decision.spent
             line.restore(self._saved.get(str(action.to)) or line.cut(decision.step), resumed=True)
             self.trying, self._trials, self._branch = [], {}, decision.branch
             return
-        if self.trying and 0 < decision.branch - self._branch <= len(self.trying):
+        beside = not decision.applied or isinstance(action, BESIDE)
+        if self.trying and beside and 0 < decision.branch - self._branch <= len(self.trying):
             return  # made during a trial, where nothing is changed
-        self._branch = decision.branch + (decision.applied and isinstance(action, Rewind | Adopt))
+        moved = isinstance(action, Rewind | Adopt | Undo | Approve) and _restored(decision) is not None
+        self._branch = decision.branch + (decision.applied and moved)
         self.arrive(decision.step, decision.spent)
         for name, value in decision.before.items():
             line.see(name, value)
         if isinstance(action, Checkpoint) and decision.status != "refused":  # one that was not settled, too
             label = action.name or f"step-{decision.step}-spent-{decision.spent}"
             self._saved[label] = line.copy()
-        if not decision.applied:
-            return
+        if decision.applied:
+            if decision.id in self._before:
+                self._before[decision.id] = line.copy()
+            self._do(decision, *self._meant(decision))
+
+    def _meant(self, decision: Decision) -> tuple[Action, str]:
+        """What is done, and in whose name: an approval does what was suggested."""
+        if not isinstance(decision.action, Approve):
+            return decision.action, decision.source
+        suggested = self._decisions[decision.action.decision]
+        action = suggested.action
+        if isinstance(action, Suggest) and action.action is not None:
+            action = action.action
+        free = isinstance(action, Set | Ramp) and self.line.owners[action.name] == "policy"
+        return action, suggested.source if free else decision.source
+
+    def _do(self, decision: Decision, action: Action, source: str) -> None:
+        line = self.line
         match action:
-            case Set() | Ramp():
+            case Set() | Ramp() | Schedule():
                 line.change(action, source, decision.after[action.name])
+            case Pin(name=name):
+                line.stop(name, decision.after[name])
+                line.owners[name] = source
             case Release(name=name):
                 tail = line.changes[name][-1] if line.changes[name] else None
                 if source.startswith(HUMAN) or (tail and tail.ramp and tail.ramp.source == source):
@@ -206,9 +245,24 @@ class _Reader:
                 line.restore(self._target(to, _restored(decision)))
                 for change in then:
                     line.change(change, source, decision.after[change.name])
+            case Undo(decision=int() as id):
+                self._undo(decision, self._decisions[id], self._before[id])
         if isinstance(action, Adopt):
             for name, value in decision.after.items():
                 line.see(name, value)
+
+    def _undo(self, decision: Decision, undone: Decision, before: LiveLine | None) -> None:
+        assert before is not None
+        line = self.line
+        if _restored(decision) is not None:
+            line.restore(before)
+        for name, value in decision.after.items():
+            tail = before.changes[name][-1] if before.changes[name] else None
+            if before.owners[name] == "policy" and not undone.source.startswith(HUMAN):
+                tail, line.owners[name] = None, decision.source
+            else:
+                line.owners[name] = before.owners[name]
+            line.put(name, value, tail.ramp if tail and tail.running(line.clock.step) else None)
 
     def _target(self, to: int | str, step: int | None) -> LiveLine:
         """The line that a rewind went back to."""

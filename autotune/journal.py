@@ -1,4 +1,4 @@
-"""The record of a run, kept in its folder: what was measured, what was decided, what came of it.
+"""The record of a run, in its folder or in a database: what was measured, what was decided, what came of it.
 
 Decisions and outcomes are on disk when the call returns. Metrics, of which there are many, are buffered and
 written twice a second by a thread of the journal's own; a kill loses at most that half second. Other
@@ -23,13 +23,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import sqlite
 
+from . import journal_database as database
 from . import journal_tables as tables
 from .journal_tables import FILE
+from .places import STORE, DatabaseRun, Place, Saved, note, place_of, saved
 from .process import alive, this_process
 from .records import (
     Action,
+    Checkpoint,
     Decision,
     Outcome,
     Status,
@@ -50,7 +53,7 @@ RunStatus = Literal["running", "finished", "failed", "killed"]
 
 
 class JournalError(RuntimeError):
-    """The journal could not be written. Buffered metrics are still in memory and are tried again."""
+    """The journal could not be written or read. Buffered metrics are still in memory and are tried again."""
 
 
 class Series(NamedTuple):
@@ -76,15 +79,26 @@ class MetricRow(NamedTuple):
 
 
 class Journal:
-    """One run's record in `<folder>/journal.db`; made by `create` or `open`.
+    """One run's record, in `<folder>/journal.db` or in a database; made by `create` or `open`.
+
+    Attributes:
+        place: where the record is.
+        folder: where the run's other files are, on the machine that trains it.
 
     Safe to use from several threads. A forked child (a DataLoader's worker) cannot write to it, and does it
     no harm by exiting.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
         self.folder = folder
-        self._engine = tables.connect(folder / FILE)
+        self._in_database = isinstance(place, DatabaseRun)
+        if isinstance(place, DatabaseRun):
+            self._engine = database.connect(place)
+        else:
+            self._engine = tables.connect(place / FILE)
+        self._next: int | None = None  # id of the next metric that goes into a database
+        self._away = ""  # why the database is away, found out by every flush
         self._pid = os.getpid()
         self._writing = threading.RLock()
         self._buffer: deque[tuple[str, int, int, int, float, float]] = deque()
@@ -95,53 +109,67 @@ class Journal:
     # --- opening and closing -------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: str | Path, meta: Mapping[str, Any]) -> Journal:
+    def create(cls, folder: str | Path, meta: Mapping[str, Any], url: str | None = None) -> Journal:
         """Start the record of a new run, run by this process.
 
         Args:
             folder: the run's folder; made if it does not exist.
             meta: facts about the run by name; plain JSON values. Those in `OWN` are added: `id` is unique
                 in the world, `created` in seconds since the epoch.
+            url: the PostgreSQL database that the record goes to, where the run has the folder's name; None:
+                it goes into the folder.
 
         Raises:
-            TuneError: when the folder has a journal already.
+            TuneError: when the folder has a journal already, or the database a run of this name, or when the
+                database cannot be used.
         """
         folder = Path(folder)
+        place: Place = folder if url is None else DatabaseRun(url, folder.resolve().name)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / FILE).exists():
+        if (folder / FILE).exists() or (folder / STORE).exists():
             raise TuneError(
                 f"a new run needs a folder without a journal, got {folder}; "
                 "go on with that run by AutoTuner.resume, or choose another folder"
             )
         own = (uuid.uuid4().hex, time.time(), this_process(), "running", SCHEMA)
-        tables.make(folder / FILE, {**meta, **dict(zip(OWN, own, strict=True))})
-        return cls(folder)
+        facts = {**meta, **dict(zip(OWN, own, strict=True))}
+        if isinstance(place, DatabaseRun):
+            facts["folder"] = str(folder.resolve())
+            database.make(place, facts, before_commit=lambda: note(folder, place))
+        else:
+            tables.make(place / FILE, facts)
+        return cls(place, folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Journal:
+    def open(cls, run: str | Place) -> Journal:
         """Open an existing run, to read it or to go on with it (then call `begin`).
 
+        Args:
+            run: its folder, or its name in a database.
+
         Raises:
-            TuneError: when the folder holds no journal, or one that this version cannot read.
+            TuneError: when there is no journal, or none that this version can read, or its database cannot be
+                used.
         """
-        folder = Path(folder)
-        if not (folder / FILE).is_file():
+        place = place_of(run)
+        if isinstance(place, Path) and not (place / FILE).is_file():
             raise TuneError(
-                f"a run's folder holds a {FILE}, got {folder}, which has none; "
+                f"a run's folder holds a {FILE}, got {place}, which has none; "
                 "`autotune runs` lists the runs that there are"
             )
-        journal = cls(folder)
+        journal = cls(place, Path() if isinstance(run, DatabaseRun) else Path(run))
         try:
-            schema = journal.meta().get("schema")
-        except sa.exc.DatabaseError as error:
+            meta = journal.meta()
+        except JournalError as error:
+            journal._engine.dispose()
+            raise _unreadable(place, error) from error
+        if meta.get("schema") != SCHEMA:
             raise TuneError(
-                f"{folder / FILE} is not a readable journal ({error.orig}); restore it from a copy"
-            ) from error
-        if schema != SCHEMA:
-            raise TuneError(
-                f"this version reads journals of schema {SCHEMA}, got {schema!r} in {folder / FILE}; "
-                "use the version of autotune that wrote it"
+                f"this version reads journals of schema {SCHEMA}, got {meta.get('schema')!r} in "
+                f"{_where(place)}; use the version of autotune that wrote it"
             )
+        if isinstance(run, DatabaseRun):
+            journal.folder = Path(meta["folder"])
         return journal
 
     def begin(self) -> None:
@@ -153,7 +181,7 @@ class Journal:
         process = self.meta()["process"]
         if self.status() == "running" and process != this_process():
             raise TuneError(
-                f"a run has one training process, got a second one for {self.folder}: "
+                f"a run has one training process, got a second one for {self.place}: "
                 f"process {process['pid']} on {process['host']} is running it; stop that one first"
             )
         self.set_meta("process", this_process())
@@ -219,11 +247,14 @@ class Journal:
             before=dict(before),
             note=note,
         )
-        row = _fields(decision) | {"id": None, "action": action_to_json(action)}
+        table = tables.decisions
+        row = _fields(decision) | {"action": action_to_json(action), "id": None}
+        if self._in_database:  # whose own count leaves gaps after a crash
+            row["id"] = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
         with self._transaction() as connection:
-            result = connection.execute(sa.insert(tables.decisions).values(row))
-            assert result.lastrowid is not None
-            return dataclasses.replace(decision, id=result.lastrowid)
+            result = connection.execute(sa.insert(table).values(row))
+            assert result.inserted_primary_key is not None
+            return dataclasses.replace(decision, id=result.inserted_primary_key[0])
 
     def settle(self, decision: Decision, live: Mapping[str, Any] | None = None) -> None:
         """Record the status, the values read back and the note of a decision made earlier; durable.
@@ -234,10 +265,13 @@ class Journal:
         """
         values = {"status": decision.status, "after": dict(decision.after), "note": decision.note}
         table = tables.decisions
+        facts: dict[str, Any] = {} if live is None else {"live": live}
+        if self._in_database and isinstance(decision.action, Checkpoint):
+            facts["checkpoints"] = [dataclasses.asdict(one) for one in saved(self.folder)]  # for others
         with self._transaction() as connection:
             connection.execute(sa.update(table).where(table.c.id == decision.id).values(values))
-            if live is not None:
-                connection.execute(_upsert("live", live))
+            for key, value in facts.items():
+                connection.execute(self._setting(tables.meta, key, value))
 
     def outcome(self, outcome: Outcome) -> None:
         """Record what came of a decision; durable."""
@@ -270,9 +304,11 @@ class Journal:
                 # One by one from the left, because other threads append at the right meanwhile.
                 for _ in range(len(self._buffer)):
                     rows.append(self._buffer.popleft())
-                if rows:
-                    with self._transaction() as connection:
-                        connection.exec_driver_sql(_INSERT_METRIC, [_nan_as_null(row) for row in rows])
+                if rows or self._away:
+                    with self._transaction(anew=True) as connection:
+                        self._insert(connection, [_nan_as_null(row) for row in rows])
+                    self._next = self._next and self._next + len(rows)
+                    self._away = ""
             except BaseException:
                 self._buffer.extendleft(reversed(rows))
                 raise
@@ -280,12 +316,11 @@ class Journal:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set one fact about the run to a plain JSON value; durable."""
-        self._execute(_upsert(key, value))
+        self._execute(self._setting(tables.meta, key, value))
 
     def set_delivered(self, item: str, value: Any) -> None:
         """Note how far the delivery of one item has come; durable."""
-        statement = insert(tables.deliveries).values(item=item, value=value)
-        self._execute(statement.on_conflict_do_update(index_elements=["item"], set_={"value": value}))
+        self._execute(self._setting(tables.deliveries, item, value))
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -303,6 +338,12 @@ class Journal:
         if here is None:  # on another machine: judge by the last sign of life
             here = time.time() - self._last_time() < STALE_SECONDS
         return "running" if here else "killed"
+
+    def checkpoints(self) -> list[Saved]:
+        """The run's checkpoints whose manifest is whole, by step; from another machine, as saved last."""
+        if self._in_database:
+            return [Saved(**fields) for fields in self.meta().get("checkpoints", [])]
+        return saved(self.folder)
 
     def decisions(self, after: int = 0) -> list[Decision]:
         """Every decision with an id above `after`, in the order they were made."""
@@ -330,12 +371,15 @@ class Journal:
 
     def metric_names(self) -> list[str]:
         """Names of all metrics that were recorded, sorted."""
-        # A loose scan of the index: one look-up a name, however long the run is.
-        table = tables.metrics
-        names = sa.select(sa.func.min(table.c.name).label("name")).cte("names", recursive=True)
-        following = sa.select(sa.func.min(table.c.name)).where(table.c.name > names.c.name)
-        names = names.union_all(sa.select(following.scalar_subquery()).where(names.c.name.is_not(None)))
+        names = _names()
         return [row.name for row in self._select(sa.select(names.c.name).where(names.c.name.is_not(None)))]
+
+    def newest(self) -> list[MetricRow]:
+        """The value of each metric that was written last, sorted by name; quick, however long the run is."""
+        table, other, names = tables.metrics, tables.metrics.alias(), _names()
+        last = sa.select(sa.func.max(other.c.id)).where(other.c.name == names.c.name).scalar_subquery()
+        rows = self._select(sa.select(table).join(names, table.c.id == last).order_by(table.c.name))
+        return [_metric_row(row) for row in rows]
 
     def metrics(self, name: str) -> Series:
         """All recorded values of one metric; empty arrays for a name that was never recorded."""
@@ -355,7 +399,7 @@ class Journal:
         """At most `limit` metrics with an id above `after`, in the order of writing."""
         table = tables.metrics
         rows = self._select(sa.select(table).where(table.c.id > after).order_by(table.c.id).limit(limit))
-        return [MetricRow(*row)._replace(value=_null_as_nan(row.value)) for row in rows]
+        return [_metric_row(row) for row in rows]
 
     def last_spent(self) -> int:
         """The largest `spent` on record; 0 for a run that has recorded nothing."""
@@ -382,21 +426,44 @@ class Journal:
                 self._failure = error
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, anew: bool = False) -> Iterator[sa.Connection]:
+        """A write that is whole or not at all.
+
+        Args:
+            anew: try it though the database was away a moment ago. The flushing thread does; the training,
+                which would have to wait for as long as a lost network is given, does not.
+        """
         if os.getpid() != self._pid:
             raise JournalError(
                 "a journal is written by the process that opened it, got a write from a forked child; "
                 "use the tuner in the training process only"
             )
+        if self._away and not anew:
+            raise JournalError(self._away)
         try:
             with self._writing, self._engine.begin() as connection:
                 yield connection
         except sa.exc.StatementError as error:
             if isinstance(error.orig, TuneError):  # a value that is not plain JSON
                 raise error.orig from None
-            raise JournalError(
-                f"the journal {self.folder / FILE} cannot be written ({error.orig}); free space or access"
-            ) from error
+            failure = JournalError(
+                f"the journal {_where(self.place)} cannot be written ({_brief(error)}); "
+                "free space or access, or start its database"
+            )
+            if self._in_database and self._thread and isinstance(error, sa.exc.OperationalError):
+                self._away = str(failure)
+            raise failure from error
+
+    def _insert(self, connection: sa.Connection, rows: list[tuple[object, ...]]) -> None:
+        if not self._in_database:
+            connection.exec_driver_sql(_INSERT_METRIC, rows)
+            return
+        # When the database goes between a commit and its answer, the same rows are written again: their ids
+        # are given here, so that they are kept once.
+        if self._next is None:
+            self._next = 1 + (connection.scalar(sa.select(sa.func.max(tables.metrics.c.id))) or 0)
+        if rows:
+            database.insert_metrics(connection, self._next, rows)
 
     def _last_time(self) -> float:
         recorded = (tables.metrics, tables.decisions)
@@ -409,18 +476,51 @@ class Journal:
             connection.execute(statement)
 
     def _select(self, statement: sa.Executable) -> list[Any]:
-        with self._engine.connect() as connection:
-            return list(connection.execute(statement))
+        try:
+            with self._engine.connect() as connection:
+                return list(connection.execute(statement))
+        except sa.exc.DBAPIError as error:
+            raise JournalError(
+                f"the journal {_where(self.place)} cannot be read ({_brief(error)})"
+            ) from error
+
+    def _setting(self, table: sa.Table, key: str, value: Any) -> sa.Executable:
+        """Sets one row of a table of keys and values."""
+        insert = database.insert if self._in_database else sqlite.insert
+        (column,) = table.primary_key
+        statement = insert(table).values({column.name: key, "value": value})
+        return statement.on_conflict_do_update(index_elements=[column], set_={"value": value})
 
 
 def _decision(row: Any) -> Decision:
     return Decision(**{**row._mapping, "action": action_from_json(row.action)})
 
 
-def _upsert(key: str, value: Any) -> sa.Executable:
-    """Sets one fact of the meta."""
-    statement = insert(tables.meta).values(key=key, value=value)
-    return statement.on_conflict_do_update(index_elements=["key"], set_={"value": value})
+def _names() -> sa.CTE:
+    """The metrics' names and one NULL, by a loose scan of the index: one look-up a name, not one a row."""
+    table = tables.metrics
+    names = sa.select(sa.func.min(table.c.name).label("name")).cte("names", recursive=True)
+    following = sa.select(sa.func.min(table.c.name)).where(table.c.name > names.c.name)
+    return names.union_all(sa.select(following.scalar_subquery()).where(names.c.name.is_not(None)))
+
+
+def _where(place: Place) -> str:
+    return str(place / FILE if isinstance(place, Path) else place)
+
+
+def _brief(error: sa.exc.StatementError) -> str:
+    return " ".join(str(error.orig).split())
+
+
+def _unreadable(place: Place, error: JournalError) -> TuneError:
+    cause = error.__cause__
+    assert isinstance(cause, sa.exc.DBAPIError)
+    if isinstance(place, Path):
+        what = f"{_where(place)} is not a readable journal ({_brief(cause)}); restore it from a copy"
+        return TuneError(what)
+    if getattr(cause.orig, "sqlstate", None) == database.NO_TABLE:
+        return TuneError(f"there is no run {place}; `autotune runs` lists the runs that there are")
+    return database.unreachable(place.url, cause)
 
 
 _INSERT_METRIC = "INSERT INTO metrics (name, step, spent, branch, time, value) VALUES (?, ?, ?, ?, ?, ?)"
@@ -430,8 +530,8 @@ def _nan_as_null(row: tuple[str, int, int, int, float, float]) -> tuple[object, 
     return (*row[:5], None if math.isnan(row[5]) else row[5])
 
 
-def _null_as_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _metric_row(row: Any) -> MetricRow:
+    return MetricRow(*row)._replace(value=math.nan if row.value is None else row.value)
 
 
 def _fields(record: Decision | Outcome) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The journal's file: its tables and how they are reached."""
+"""The journal's tables, and the file that they are in unless they are in a database."""
 
 from __future__ import annotations
 
@@ -16,46 +16,74 @@ FILE = "journal.db"
 BUSY_SECONDS = 10.0
 """How long a write waits for another process's write before it fails."""
 
+
+class _Lines(sa.types.TypeDecorator[str]):
+    """Text in PostgreSQL: without the one character that it cannot hold, in an order that never changes."""
+
+    impl = sa.Text(collation="C")
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value.replace("\0", "�")
+
+
+class _Document(sa.types.TypeDecorator[Any]):
+    """JSON in PostgreSQL: as text, because its own JSON has no NaN."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return _to_json(value)
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return json.loads(value)
+
+
+Int = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
+Text = sa.Text().with_variant(_Lines(), "postgresql")
+Json = sa.JSON().with_variant(_Document(), "postgresql")
+
 tables = sa.MetaData()
 meta = sa.Table(
     "meta",
     tables,
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.JSON, nullable=False),
+    sa.Column("key", Text, primary_key=True),
+    sa.Column("value", Json, nullable=False),
 )
 decisions = sa.Table(
     "decisions",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Int, primary_key=True),
     sa.Column("time", sa.Float, nullable=False),
-    sa.Column("step", sa.Integer, nullable=False),
-    sa.Column("spent", sa.Integer, nullable=False),
-    sa.Column("branch", sa.Integer, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("action", sa.JSON, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("before", sa.JSON, nullable=False),
-    sa.Column("after", sa.JSON, nullable=False),
-    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("step", Int, nullable=False),
+    sa.Column("spent", Int, nullable=False),
+    sa.Column("branch", Int, nullable=False),
+    sa.Column("source", Text, nullable=False),
+    sa.Column("action", Json, nullable=False),
+    sa.Column("status", Text, nullable=False),
+    sa.Column("before", Json, nullable=False),
+    sa.Column("after", Json, nullable=False),
+    sa.Column("note", Text, nullable=False),
 )
 outcomes = sa.Table(
     "outcomes",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Int, primary_key=True),
     sa.Column("decision", sa.ForeignKey("decisions.id"), nullable=False),
-    sa.Column("spent", sa.Integer, nullable=False),
-    sa.Column("horizon", sa.Integer, nullable=False),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("measures", sa.JSON, nullable=False),
+    sa.Column("spent", Int, nullable=False),
+    sa.Column("horizon", Int, nullable=False),
+    sa.Column("verdict", Text, nullable=False),
+    sa.Column("measures", Json, nullable=False),
 )
 metrics = sa.Table(
     "metrics",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("step", sa.Integer, nullable=False),
-    sa.Column("spent", sa.Integer, nullable=False),
-    sa.Column("branch", sa.Integer, nullable=False),
+    sa.Column("id", Int, primary_key=True),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("step", Int, nullable=False),
+    sa.Column("spent", Int, nullable=False),
+    sa.Column("branch", Int, nullable=False),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("value", sa.Float),  # NULL is NaN: SQLite has no other way to store it
     sa.Index("metrics_by_name", "name", "id"),
@@ -63,8 +91,8 @@ metrics = sa.Table(
 deliveries = sa.Table(
     "deliveries",
     tables,
-    sa.Column("item", sa.Text, primary_key=True),
-    sa.Column("value", sa.JSON, nullable=False),
+    sa.Column("item", Text, primary_key=True),
+    sa.Column("value", Json, nullable=False),
 )
 
 
@@ -91,11 +119,16 @@ def make(path: Path, facts: Mapping[str, Any]) -> None:
     engine = connect(draft)
     with engine.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA journal_mode={mode}")
-        tables.create_all(connection)
-        connection.execute(sa.insert(meta), [{"key": key, "value": value} for key, value in facts.items()])
+        fill(connection, facts)
         connection.commit()
     engine.dispose()  # the last connection to close folds the write-ahead log into the file
     draft.rename(path)
+
+
+def fill(connection: sa.Connection, facts: Mapping[str, Any]) -> None:
+    """Make the tables, with `facts` as the meta."""
+    tables.create_all(connection)
+    connection.execute(sa.insert(meta), [{"key": key, "value": value} for key, value in facts.items()])
 
 
 def _wal_works(probe: Path) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .clock import Clock
-from .ramps import RunningRamp
-from .records import HUMAN, POSITIVE_SHAPES, Ramp, Set, Value
+from .ramps import Running, RunningRamp, RunningSchedule
+from .records import HUMAN, POSITIVE_SHAPES, Ramp, Schedule, Set, Value
 
 TOLERANCE = 1e-6
 """Relative. A plant that keeps a value in float32 tells it back with an error of up to 1e-7."""
@@ -25,7 +25,7 @@ class Change:
     step: int
     spent: int
     value: Value
-    ramp: RunningRamp | None = None
+    ramp: Running | None = None
 
     def at(self, step: int) -> Value:
         """The value at `step` or later."""
@@ -77,15 +77,18 @@ class LiveLine:
         value = self.changes[name][-1].at(self.clock.step - before)
         return round(value) if self.kinds[name] == "int" and isinstance(value, float) else value
 
-    def put(self, name: str, value: Value, ramp: RunningRamp | None = None) -> None:
+    def put(self, name: str, value: Value, ramp: Running | None = None) -> None:
         """From now on it holds this value, or what the ramp says."""
         self.changes[name].append(Change(self.clock.step, self.clock.spent, value, ramp))
         self.seen[name] = (self.clock.step, self.clock.spent)
 
-    def change(self, action: Set | Ramp, source: str, now: Value) -> None:
-        """What a set or a ramp does; `now` is what the plant held after it."""
+    def change(self, action: Set | Ramp | Schedule, source: str, now: Value) -> None:
+        """What a set, a ramp or a schedule does; `now` is what the plant held after it."""
         if isinstance(action, Set):
             self.put(action.name, now)
+        elif isinstance(action, Schedule):
+            running = RunningSchedule.of(action, source, self.clock.step, float(now))
+            self.put(action.name, now, running)
         elif action.shape not in POSITIVE_SHAPES or float(now) > 0:  # else it has failed after a rewind
             first, last, start = float(now), float(action.value), self.clock.step
             self.put(action.name, now, RunningRamp(source, start, action.steps, first, last, action.shape))
@@ -140,7 +143,7 @@ class LiveLine:
             ramp = changes[-1].ramp if changes else None
             if name in values:
                 going, moved = tails[name].running(here), tails[name].ramp
-                shifted = dataclasses.replace(moved, start=moved.start - back) if going and moved else None
+                shifted = moved.moved(-back) if going and moved else None
                 self.put(name, values[name], shifted)
             elif ramp and ramp.source.startswith(HUMAN) and self.owners[name] != ramp.source:
                 self.stop(name, self.value(name))
@@ -161,11 +164,16 @@ class LiveLine:
             if change.ramp is None:
                 out.append({"step": step, "value": change.value})
                 continue
-            ends = (change.ramp.first, change.ramp.last)
-            first, last = map(round, ends) if whole else ends
-            ramp = {"from": first, "to": last, "steps": change.ramp.steps, "shape": change.ramp.shape}
-            began = {} if change.ramp.start == step else {"began": change.ramp.start}
-            out.append({"step": step, **ramp, **began})
+            until = min((later for later in last_at if later > step), default=math.inf)
+            for part in change.ramp.parts:
+                begin = max(step, part.start)
+                if (part.end > step or part is change.ramp.parts[-1]) and begin < until:
+                    ends = (part.first, part.last)
+                    first, last = map(round, ends) if whole else ends
+                    ramp = {"from": first, "to": last, "steps": part.steps, "shape": part.shape}
+                    out.append(
+                        {"step": begin, **ramp, **({} if part.start == begin else {"began": part.start})}
+                    )
         return out
 
 

@@ -146,7 +146,7 @@ class MlflowRun:
             experiment,
             start_time=int(self._meta["created"] * 1000),
             tags={"autotune.run": self._id},
-            run_name=self._journal.folder.name,
+            run_name=self._journal.place.name,
         )
 
     def _set_status(self, status: str) -> None:
@@ -245,10 +245,10 @@ class MlflowRun:
         applied = sum(decision.applied for decision in decisions)
         last = decisions[-1] if decisions else None
         lines = (
-            f"{_NOTE} run `{self._journal.folder.name}`, {status}: "
+            f"{_NOTE} run `{self._journal.place.name}`, {status}: "
             f"{len(decisions)} decisions, {applied} applied",
             f"Last: step {last.step} · {last.source} · {change(last)}" if last else "No decision yet",
-            f"Every decision is a trace of this run; the journal is in `{self._journal.folder}`",
+            f"Every decision is a trace of this run; the journal is in `{self._journal.place}`",
         )
         return "  \n".join(lines)
 
@@ -260,16 +260,16 @@ class MlflowRun:
         from .plot import plot_run
         from .plot_against import plot_against, range_tests
 
-        journal = self._journal.folder
+        run = self._journal.place
         with tempfile.TemporaryDirectory() as folder:
             try:
-                plot_run(journal, Path(folder) / "timeline.png")
+                plot_run(run, Path(folder) / "timeline.png")
             except Exception as error:  # a picture less is no reason to hold back the rest
                 print(f"the picture could not be drawn: {error!r}", file=sys.stderr)
                 return
             try:
-                for name in range_tests(journal):
-                    plot_against(journal, name, Path(folder) / f"range-{name.replace('/', '-')}.png")
+                for name in range_tests(run):
+                    plot_against(run, name, Path(folder) / f"range-{name.replace('/', '-')}.png")
             except Exception as error:  # as above
                 print(f"a range could not be drawn: {error!r}", file=sys.stderr)
             self._client.log_artifacts(self._run, folder, PREFIX.rstrip("/"))

@@ -113,8 +113,9 @@ class Panel:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory of every policy, the last decision that each was told, and who is benched."""
+        """The memory of every policy, their order, the last decision that each was told, who is benched."""
         return {
+            "order": [p.name for p in self.policies],
             "policies": {p.name: p.state_dict() for p in self.policies},
             "seen": dict(self._seen),
             "outside": dict(self._outside),
@@ -133,6 +134,8 @@ class Panel:
                 f"a run resumes with the policies it had ({', '.join(sorted(saved)) or 'none'}), "
                 f"got {', '.join(sorted(here)) or 'none'}; pass the same ones"
             )
+        order = state.get("order", [policy.name for policy in self.policies])
+        self.policies = tuple(sorted(self.policies, key=lambda policy: order.index(policy.name)))
         for policy in self.policies:
             policy.load_state_dict(state["policies"][policy.name])
         self.benched = dict(state["benched"])
@@ -144,6 +147,22 @@ class Panel:
             self.benched[name] = why
             executor.dismiss(name)
             executor.submit(Escalate(reason=f"{name} is benched: {why}"), TUNER)
+
+    def arrange(self, names: Sequence[str], why: str, executor: Executor) -> None:
+        """Ask the policies of these names, in this order, and bench the others.
+
+        One that sat on the bench, for whatever reason, is given another chance.
+        """
+        known = {policy.name: policy for policy in self.policies}
+        rest = [name for name in known if name not in names]
+        self.policies = tuple(known[name] for name in (*names, *rest))
+        for name in names:
+            self.benched.pop(name, None)
+            self._outside[name] = 0
+        for name in rest:
+            if name not in self.benched:
+                self.benched[name] = why
+                executor.dismiss(name)
 
     def _submit(self, policy: Policy, actions: Sequence[Action], executor: Executor) -> bool:
         """Submit what a policy wants; returns whether the run was moved or stopped.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .curves import WIDE, Floats, Ints, Stretch, discarded, inside, limits, smooth, stairs, thin
 from .journal import Journal, Series
+from .places import Place
 from .records import Decision
 
 # Okabe and Ito (2008): told apart with every common form of colour blindness.
@@ -39,22 +40,22 @@ HAIRLINES = 60
 """Up to this many changes are marked by a line through all panels."""
 
 
-def plot_run(folder: Path, path: Path | None = None) -> Figure:
+def plot_run(run: Place, path: Path | None = None) -> Figure:
     """Draw a run from its journal.
 
     Args:
-        folder: the run's folder.
+        run: its folder, or its name in a database.
         path: where to write the picture; its suffix (.png, .svg, .pdf) chooses the format. None: nowhere.
 
     Returns:
         The figure, 10 inches wide, over `spent`.
 
     Raises:
-        TuneError: when the folder holds no journal.
+        TuneError: when there is no journal.
     """
-    journal = Journal.open(folder)
+    journal = Journal.open(run)
     try:
-        meta = {"name": folder.name, **journal.meta(), "status": journal.status()}
+        meta = {"name": run.name, **journal.meta(), "status": journal.status()}
         series = {name: journal.metrics(name) for name in journal.metric_names()}
         decisions = journal.decisions()
     finally:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from .curves import HUGE, Floats, limits, smooth
 from .journal import Journal
+from .places import Place
 from .plot import (
     BLUE,
     DPI,
@@ -42,14 +43,14 @@ LABELS = 12
 """Curves that are named below the picture."""
 
 
-def plot_against(folder: Path, name: str, path: Path | None = None) -> Figure:
+def plot_against(run: Place, name: str, path: Path | None = None) -> Figure:
     """Draw a run's training loss against a hyperparameter: one curve for each ramp that moved it.
 
     The raw loss is faint, its moving mean strong. A dashed line marks what the value was set to when the ramp
     was over or was rewound.
 
     Args:
-        folder: the run's folder.
+        run: its folder, or its name in a database.
         name: the hyperparameter.
         path: where to write the picture; its suffix (.png, .svg, .pdf) chooses the format. None: nowhere.
 
@@ -57,11 +58,11 @@ def plot_against(folder: Path, name: str, path: Path | None = None) -> Figure:
         The figure, 10 inches wide.
 
     Raises:
-        TuneError: when the folder holds no journal, or no ramp moved this hyperparameter.
+        TuneError: when there is no journal, or no ramp moved this hyperparameter.
     """
-    meta, found = _read(folder, [name])
+    meta, found = _read(run, [name])
     if not found[name]:
-        moved = [other for other, curves in _read(folder)[1].items() if curves]
+        moved = [other for other, curves in _read(run)[1].items() if curves]
         there_are = f"those of {', '.join(moved)}" if moved else "none at all"
         raise TuneError(
             f"the loss is drawn against a hyperparameter that a ramp has moved, got {name!r}; "
@@ -73,9 +74,9 @@ def plot_against(folder: Path, name: str, path: Path | None = None) -> Figure:
     return figure
 
 
-def range_tests(folder: Path) -> list[str]:
+def range_tests(run: Place) -> list[str]:
     """The hyperparameters that a policy has ramped and taken back by a rewind of its own."""
-    _, found = _read(folder)
+    _, found = _read(run)
     return [
         name
         for name, curves in found.items()
@@ -125,11 +126,11 @@ def draw_against(meta: Mapping[str, Any], name: str, curves: Sequence[Sweep]) ->
     return figure
 
 
-def _read(folder: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, list[Sweep]]]:
+def _read(run: Place, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, list[Sweep]]]:
     """The run's meta, and the sweeps of these hyperparameters, or of all that there are."""
-    journal = Journal.open(folder)
+    journal = Journal.open(run)
     try:
-        meta = {"name": folder.name, **journal.meta()}
+        meta = {"name": run.name, **journal.meta()}
         loss, decisions = journal.metrics("loss"), journal.decisions()
     finally:
         journal.close()

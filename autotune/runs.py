@@ -1,75 +1,91 @@
-"""Finding runs on disk, and what there is to say about one, read from its journal alone."""
+"""Finding runs in a folder or a database, and what there is to say about one, read from its journal alone."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
-from . import journal_tables as tables
-from . import manifest
+from . import journal_database
 from .journal import Journal, MetricRow, RunStatus
+from .journal_tables import FILE
+from .places import STORE, DatabaseRun, Place, Saved, is_database, shown
 from .records import Decision, Outcome, Ramp, Release, Rewind, Set, TuneError, Value, action_to_json
 
 LATEST = "latest"
+ROOT = "autotune-runs"
+STORES = ("AUTOTUNE_STORE", "AUTOTUNE_RUNS")
+"""Where the environment says where the runs are: a database, or a folder."""
 
 
 class UnknownRun(TuneError):
     """No run is meant by what was given, or more than one."""
 
 
-def find(root: Path) -> list[Path]:
-    """The folders of all runs under `root`, the one that was started last first.
+def default_root() -> str:
+    """Where the runs are, as the environment has it; else `autotune-runs` in the current folder."""
+    return next(filter(None, map(os.environ.get, STORES)), ROOT)
+
+
+def find(root: str | Path) -> list[Place]:
+    """All runs under `root`, the one that was started last first.
+
+    Args:
+        root: a folder, or the address of a database.
 
     Raises:
         UnknownRun: when `root` is not a folder.
+        TuneError: when a database cannot be used.
     """
+    if is_database(root):
+        return [DatabaseRun(str(root), name) for name in journal_database.names(str(root))]
+    root = Path(root)
     if not root.is_dir():
         raise UnknownRun(
             f"runs are kept in a folder, and there is no {root}; train one, or give another folder by --root"
         )
-    folders = [path.parent for path in root.glob(f"*/{tables.FILE}")]
-    return sorted(folders, key=lambda folder: (_created(folder), folder.name), reverse=True)
+    folders = {path.parent for file in (FILE, STORE) for path in root.glob(f"*/{file}")}
+    return [*sorted(folders, key=lambda folder: (_created(folder), folder.name), reverse=True)]
 
 
-def resolve(run: str | None, root: Path) -> Path:
-    """The folder of one run.
+def resolve(run: str | None, root: str | Path) -> Place:
+    """Where one run is.
 
     Args:
         run: a run's folder, its name under `root`, or the beginning of its name if no other begins so;
             None or `latest`: the run that was started last.
-        root: where the runs are.
+        root: where the runs are: a folder, or the address of a database.
 
     Raises:
         UnknownRun: when there is no such run, or several.
+        TuneError: when a database cannot be used.
     """
-    if run is not None and (Path(run) / tables.FILE).is_file():
+    if run is not None and any((Path(run) / file).is_file() for file in (FILE, STORE)):
         return Path(run)
-    folders = find(root)
+    places = find(root)
+    where = shown(str(root)) if is_database(root) else root
     if run is None or run == LATEST:
-        if not folders:
-            raise UnknownRun(f"there is no run in {root}; train one, or give another folder by --root")
-        return folders[0]
-    for folder in folders:
-        if folder.name == run:
-            return folder
-    matching = [folder.name for folder in folders if folder.name.startswith(run)]
+        if not places:
+            raise UnknownRun(f"there is no run in {where}; train one, or give another folder by --root")
+        return places[0]
+    matching = [place for place in places if place.name.startswith(run)]
+    exact = [place for place in matching if place.name == run]
+    if exact:
+        return exact[0]
     if len(matching) > 1:
         raise UnknownRun(
             f"the beginning of a run's name has to be unique, got {run!r}, which begins {_some(matching)}"
         )
     if not matching:
         raise UnknownRun(
-            f"a run is a folder, a name in {root} or the beginning of one, got {run!r}; "
-            f"there are {_some([folder.name for folder in folders]) or 'none'}"
+            f"a run is a folder, a name in {where} or the beginning of one, got {run!r}; "
+            f"there are {_some(places) or 'none'}"
         )
-    return root / matching[0]
+    return matching[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +102,12 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """A checkpoint on disk, as its manifest has it."""
-
-    name: str
-    step: int
-    nbytes: int
-    pinned: bool
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
     """How a run stands."""
 
+    place: Place
     folder: Path
+    """Of its files: checkpoints, logs; it is on the machine that trains the run."""
     status: RunStatus
     created: float
     """Seconds since the epoch."""
@@ -119,22 +126,23 @@ class Summary:
     """`tracking_uri`, and once something was delivered `experiment_id` and `run_id`; None: MLflow is off."""
 
 
-def summarise(folder: Path) -> Summary:
+def summarise(place: Place) -> Summary:
     """Read how a run stands.
 
     Raises:
-        TuneError: when the folder holds no journal, or one that cannot be read.
+        TuneError: when there is no journal, or one that cannot be read.
     """
-    journal = Journal.open(folder)
+    journal = Journal.open(place)
     try:
         meta, decisions = journal.meta(), journal.decisions()
-        newest = _newest(folder, journal.metric_names())
+        newest = journal.newest()
         positions = [(row.spent, row.branch, row.step) for row in newest]
         positions += [(decision.spent, decision.branch, decision.step) for decision in decisions]
         spent, branch, step = max(positions, default=(0, 0, 0))
         target = meta.get("mlflow")
         return Summary(
-            folder=folder,
+            place=place,
+            folder=journal.folder,
             status=journal.status(),
             created=meta["created"],
             step=step,
@@ -145,16 +153,16 @@ def summarise(folder: Path) -> Summary:
             last={row.name: row.value for row in newest},
             knobs=[_knob(name, facts, newest, decisions) for name, facts in meta["hyperparameters"].items()],
             decisions=decisions,
-            checkpoints=_checkpoints(folder / "checkpoints"),
+            checkpoints=journal.checkpoints(),
             mlflow=target and {**target, **journal.delivered().get("run", {})},
         )
     finally:
         journal.close()
 
 
-def undelivered(folder: Path) -> tuple[int, int]:
+def undelivered(place: Place) -> tuple[int, int]:
     """How many metrics and how many decisions MLflow does not have yet."""
-    journal = Journal.open(folder)
+    journal = Journal.open(place)
     try:
         delivered = journal.delivered()
         metrics = journal.metric_rows(delivered.get("metrics", {}).get("id", 0), limit=2**31)
@@ -180,21 +188,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _newest(folder: Path, names: Sequence[str]) -> list[MetricRow]:
-    """The value of each metric that was written last, without reading all the others."""
-    t = tables.metrics
-    engine = tables.connect(folder / tables.FILE)
-    try:
-        with engine.connect() as connection:
-            rows = []
-            for name in names:
-                query = sa.select(t).where(t.c.name == name).order_by(t.c.id.desc()).limit(1)
-                rows.append(MetricRow(*connection.execute(query).one()))
-    finally:
-        engine.dispose()
-    return [row if row.value is not None else row._replace(value=math.nan) for row in rows]
-
-
 def _knob(
     name: str, facts: Mapping[str, Any], newest: Sequence[MetricRow], decisions: Sequence[Decision]
 ) -> Knob:
@@ -217,17 +210,6 @@ def _knob(
     return Knob(name, value, owner, facts["low"], facts["high"], facts["unit"])
 
 
-def _checkpoints(folder: Path) -> list[Saved]:
-    # The store itself could tell, but takes torch, and a second, to import.
-    found = []
-    for path in folder.glob("[!.]*"):
-        with contextlib.suppress(TuneError):
-            about = manifest.read(path)
-            nbytes = sum(file["size"] for file in about["files"].values())
-            found.append(Saved(path.name, about["step"], nbytes, about["pinned"], about["score"]))
-    return sorted(found, key=lambda saved: (saved.step, saved.name))
-
-
 def _created(folder: Path) -> float:
     try:
         journal = Journal.open(folder)
@@ -239,6 +221,7 @@ def _created(folder: Path) -> float:
         journal.close()
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(places: Sequence[Place]) -> str:
+    names = [place.name for place in places]
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

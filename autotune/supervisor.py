@@ -10,17 +10,23 @@ from typing import Any, Literal
 from .hyperparameters import CategoricalHyperparameter, Hyperparameter
 from .records import (
     HUMAN,
+    PERSONAL,
     POSITIVE_SHAPES,
     Action,
     Adopt,
+    Arrange,
+    Pin,
     Probe,
     Ramp,
     Release,
     Rewind,
+    Schedule,
     Set,
+    Shape,
     SnapshotInfo,
     Suggest,
     TuneError,
+    Undo,
     Value,
 )
 
@@ -84,6 +90,7 @@ class Situation:
         controls: what the proposing policy declared as its own; None (a person): everything.
         left: steps of the budget that a trial could take; None: there is no budget.
         adopted: what a trial that is adopted has set.
+        step: the present step.
     """
 
     spent: int
@@ -94,6 +101,7 @@ class Situation:
     controls: frozenset[str] | None = None
     left: int | None = None
     adopted: tuple[Set, ...] = ()
+    step: int = 0
 
 
 class Supervisor:
@@ -138,6 +146,8 @@ class Supervisor:
         """Check what `source` (a policy's name, or `human:NAME`) proposes; the verdict has what to apply."""
         human = source.startswith(HUMAN)
         try:
+            if isinstance(action, PERSONAL) and not human:
+                raise TuneError(f"a {action.kind} is for people; policies set, ramp, rewind and suggest")
             if isinstance(action, Set | Ramp):
                 verdict = self._person(action) if human else self._policy(action, source, situation)
             elif isinstance(action, Rewind):
@@ -146,6 +156,14 @@ class Supervisor:
                 verdict = self._release(action, source, situation)
             elif isinstance(action, Probe):
                 verdict = self._probe(action, source, situation)
+            elif isinstance(action, Schedule):
+                verdict = self._schedule(action, situation)
+            elif isinstance(action, Pin):
+                self._known(action)
+                verdict = Verdict("applied", action)
+            elif isinstance(action, Arrange):
+                self._check_policies(action)
+                verdict = Verdict("applied", action)
             elif isinstance(action, Suggest):
                 return self._suggestion(action, situation)
             else:
@@ -167,6 +185,12 @@ class Supervisor:
             directions.clear() if source.startswith(HUMAN) else directions.pop(source, None)
         elif isinstance(action, Probe):
             self.probes += 1
+        elif isinstance(action, Schedule | Pin | Undo):
+            for name in situation.before:
+                self._changes[name] = (source, situation.spent)
+                self._directions.pop(name, None)
+        elif isinstance(action, Arrange):
+            self._order = (*action.policies, *(p for p in self._order if p not in action.policies))
         elif isinstance(action, Adopt):
             for adopted in situation.adopted:
                 self._moved(adopted, source, situation)
@@ -180,6 +204,7 @@ class Supervisor:
     def state_dict(self) -> dict[str, Any]:
         """The memory, as plain JSON values."""
         return {
+            "order": list(self._order),
             "rewinds": self.rewinds,
             "probes": self.probes,
             "changes": {name: list(change) for name, change in self._changes.items()},
@@ -191,6 +216,7 @@ class Supervisor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the memory back."""
+        self._order = tuple(state.get("order", self._order))
         self.rewinds = state["rewinds"]
         self.probes = state.get("probes", 0)
         self._changes = {name: (source, spent) for name, (source, spent) in state["changes"].items()}
@@ -206,7 +232,7 @@ class Supervisor:
         for moves in self._directions.values():
             moves.pop(source, None)
 
-    def _known(self, action: Set | Ramp | Release) -> Hyperparameter[Any]:
+    def _known(self, action: Set | Ramp | Release | Schedule | Pin) -> Hyperparameter[Any]:
         if action.name not in self.hyperparameters:
             known = ", ".join(sorted(self.hyperparameters)) or "none"
             raise TuneError(f"no hyperparameter is called {action.name!r}; registered: {known}")
@@ -218,6 +244,25 @@ class Supervisor:
         value = parameter.check(action.value)
         _check_ramp(action, parameter, value)
         return Verdict("applied", dataclasses.replace(action, value=value))
+
+    def _schedule(self, action: Schedule, situation: Situation) -> Verdict:
+        """A schedule lies ahead, within the bounds."""
+        parameter, first = self._known(action), action.points[0].step
+        if first <= situation.step:
+            raise TuneError(f"a schedule lies ahead of step {situation.step}, got a point at step {first}")
+        points = []
+        ends = [parameter(), *(point.value for point in action.points)]
+        for before, point in zip(ends, action.points, strict=False):
+            value = parameter.check(point.value)
+            _check_course(action.name, parameter, point.shape, before, value)
+            points.append(point._replace(value=value))
+        return Verdict("applied", dataclasses.replace(action, points=tuple(points)))
+
+    def _check_policies(self, action: Arrange) -> None:
+        unknown = [name for name in action.policies if name not in self._order]
+        if unknown:
+            known = ", ".join(self._order) or "none"
+            raise TuneError(f"no policy is called {unknown[0]!r}; the run has: {known}")
 
     def _policy(self, action: Set | Ramp, source: str, situation: Situation) -> Verdict:
         """A policy's change of its own: held to everything."""
@@ -399,14 +444,18 @@ def _replay(action: Rewind, situation: Situation) -> str:
 
 
 def _check_ramp(action: Set | Ramp, parameter: Hyperparameter[Any], value: Value) -> None:
-    if not isinstance(action, Ramp):
-        return
-    if isinstance(value, str | bool) or isinstance(parameter, CategoricalHyperparameter):
-        raise TuneError(f"{action.name} is categorical and cannot be ramped; use Set")
-    if action.shape in POSITIVE_SHAPES and min(value, parameter()) <= 0:
+    if isinstance(action, Ramp):
+        _check_course(action.name, parameter, action.shape, parameter(), value)
+
+
+def _check_course(name: str, parameter: Hyperparameter[Any], shape: Shape, first: Value, last: Value) -> None:
+    """Raise where a hyperparameter cannot move from one value to the other along this shape."""
+    if isinstance(last, str | bool) or isinstance(parameter, CategoricalHyperparameter):
+        raise TuneError(f"{name} is categorical and cannot be ramped; use Set")
+    if shape in POSITIVE_SHAPES and min(float(first), last) <= 0:
         raise TuneError(
-            f"a ramp of shape {action.shape} needs positive ends, got {parameter()!r} to {value!r} for "
-            f"{action.name}; use linear or cosine"
+            f"a ramp of shape {shape} needs positive ends, got {first!r} to {last!r} for {name}; "
+            "use linear or cosine"
         )
 
 

@@ -102,6 +102,12 @@ class Trials:
         return bool(self._asked)
 
     @property
+    def moved(self) -> set[str]:
+        """The hyperparameters that the trials are about."""
+        probes = [probe for _, _, probe in self._asked] + ([self._now.probe] if self._now else [])
+        return {change.name for probe in probes for change in (*probe.then, *probe.branch)}
+
+    @property
     def until(self) -> int:
         """The step at which the trial under way goes on to something else."""
         assert self._now is not None

@@ -11,6 +11,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ from .actuators import BatchTransform
 from .actuators.param_groups import unwrap
 from .checkpoints import CheckpointInfo
 from .clock import Clock
+from .commands import mailbox
 from .controls import Controls
 from .data import ReplayingLoader
 from .delivery import Delivery, target
@@ -31,6 +33,7 @@ from .evaluation import Evaluated, Evaluation
 from .executor import Submitted
 from .generators import Generators
 from .hyperparameters import Hyperparameter
+from .inbox import Inbox
 from .journal import Journal, JournalError, RunStatus
 from .memory import Memory, Restored, Rewinding
 from .outcomes import Outcomes
@@ -41,23 +44,20 @@ from .preflight.report import Report, record
 from .records import (
     HUMAN,
     Action,
+    Approve,
     Checkpoint,
     Data,
     Decision,
     Policy,
-    Ramp,
-    Release,
     Rewind,
-    Set,
-    Shape,
     Signal,
     SnapshotInfo,
-    Stop,
     TuneError,
-    Value,
+    Undo,
 )
 from .sensors import Instruments, Sensor
 from .supervisor import Limits, Supervisor
+from .verbs import Verbs
 
 log = logging.getLogger("autotune")
 
@@ -71,7 +71,7 @@ EVALUATED = ("validation/", "train/")
 """How the signals begin that are of the model as it is, not of the step that is under way."""
 
 
-class AutoTuner:
+class AutoTuner(Verbs[Decision]):
     """Watches a training loop and adjusts its hyperparameters; see the README for the loop.
 
     Args:
@@ -96,6 +96,8 @@ class AutoTuner:
         rewinding: snapshots, checkpoints and replayed data.
         limits: what the supervisor lets policies do.
         suggest: record what the policies would do, and do none of it.
+        store: a database for the run's record, such as `postgresql://user@host/db`, that several machines can
+            reach; None: `$AUTOTUNE_STORE`, or without it a file in the run's folder.
         folder: the run's folder, not yet used; None: a new one in `autotune-runs` (or `$AUTOTUNE_RUNS`).
         mlflow: whether decisions and metrics go to MLflow too; a string: to the run with this id.
 
@@ -121,6 +123,7 @@ class AutoTuner:
         rewinding: Rewinding | None = None,
         limits: Limits | None = None,
         suggest: bool = False,
+        store: str | None = None,
         folder: str | Path | None = None,
         mlflow: bool | str = True,
         _journal: Journal | None = None,
@@ -161,7 +164,8 @@ class AutoTuner:
 
         # From here on there are side effects.
         if _journal is None:
-            _journal = Journal.create(folder, _meta(folder, total_steps, panel, controls))
+            store = store or os.environ.get("AUTOTUNE_STORE") or None
+            _journal = Journal.create(folder, _meta(folder, total_steps, panel, controls), store)
         else:
             _journal.begin()
         self._journal = _journal
@@ -361,6 +365,9 @@ class AutoTuner:
         if self._scaler is not None:
             del self._scaler.update
         self._engine.controls.detach()
+        inbox, step = self._engine.intake.inbox, self._engine.clock.step
+        if inbox is not None:
+            inbox.close(f"the run was over, at step {step}, before this was done")
         try:
             self._engine.collect(wait=True)
         except Exception as error:  # a device that has died; the record is closed all the same
@@ -393,31 +400,6 @@ class AutoTuner:
 
     # --- what a person does --------------------------------------------------------------------------------
 
-    def set(self, name: str, value: Value, *, by: str = "user", reason: str = "") -> Decision:
-        """Set a hyperparameter and hold it: no policy changes it until `release`.
-
-        Raises:
-            TuneError: when the supervisor refuses, with its reason.
-        """
-        return self._command(Set(name, value, reason=reason), by).decision
-
-    def ramp(
-        self,
-        name: str,
-        value: float,
-        steps: int,
-        shape: Shape = "linear",
-        *,
-        by: str = "user",
-        reason: str = "",
-    ) -> Decision:
-        """Move a hyperparameter to `value` over the next `steps` steps, and hold it; errors as for `set`."""
-        return self._command(Ramp(name, value, steps, shape, reason=reason), by).decision
-
-    def release(self, name: str, *, by: str = "user", reason: str = "") -> Decision:
-        """Give a hyperparameter back to the policies, which go on from its value; errors as for `set`."""
-        return self._command(Release(name, reason=reason), by).decision
-
     def rewind(self, to: int | str, data: Data = "replay", *, by: str = "user", reason: str = "") -> Restored:
         """Go back to an earlier state, bitwise where the data allow it.
 
@@ -432,10 +414,8 @@ class AutoTuner:
         Raises:
             TuneError: between `next()` and `optimizer.step()`, or when the state or its data cannot be had.
         """
-        self._at_boundary("rewind")
         result = self._command(Rewind(to, data, reason=reason), by).result
         assert isinstance(result, Restored)
-        self._taken, self._settled, self._rewound = self._engine.clock.spent, True, self._inside
         return result
 
     def checkpoint(self, name: str | None = None, *, by: str = "user", reason: str = "") -> CheckpointInfo:
@@ -461,10 +441,6 @@ class AutoTuner:
         result = self._command(Checkpoint(name, reason=reason), by).result
         assert isinstance(result, CheckpointInfo)
         return result
-
-    def stop(self, *, by: str = "user", reason: str = "") -> Decision:
-        """End the loop at the next boundary."""
-        return self._command(Stop(reason=reason), by).decision
 
     # --- what can be looked at -----------------------------------------------------------------------------
 
@@ -544,6 +520,8 @@ class AutoTuner:
         """Keep the state before the first step, or before the first after a resume."""
         if not self._begun:
             self._begun = True
+            journal = self._journal
+            self._engine.intake.inbox = Inbox(partial(mailbox, journal.place), journal.decisions())
             self._engine.begin()
 
     def _hand_out(self) -> None:
@@ -589,12 +567,19 @@ class AutoTuner:
 
         return counted
 
+    def _do(self, action: Action, by: str | None) -> Decision:
+        return self._command(action, by or "user").decision
+
     def _command(self, action: Action, by: str) -> Submitted:
         if self._closed:
             raise TuneError("a closed tuner changes nothing any more; go on by AutoTuner.resume")
+        if isinstance(action, Rewind | Undo | Approve):
+            self._at_boundary(action.kind)
         submitted = self._engine.executor.submit(action, HUMAN + by)
         if not submitted.decision.applied:
             raise TuneError(submitted.decision.note) from submitted.error
+        if isinstance(submitted.result, Restored):
+            self._taken, self._settled, self._rewound = self._engine.clock.spent, True, self._inside
         return submitted
 
     def _at_boundary(self, what: str) -> None:

@@ -23,8 +23,8 @@ META = {
 class Recorder:
     """A run's clock beside its journal."""
 
-    def __init__(self, folder, **meta):
-        self.journal = Journal.create(folder, {"name": folder.name, **META})
+    def __init__(self, folder, store=None, **meta):
+        self.journal = Journal.create(folder, {"name": folder.name, **META}, store)
         for key, value in meta.items():
             self.journal.set_meta(key, value)
         self.step = self.spent = self.branch = 0

@@ -23,7 +23,11 @@ from autotune.plot import plot_run
 from autotune.records import Set
 
 PROGRAM = str(Path(sys.executable).with_name("autotune"))
-COMMANDS = ["runs", "show", "decisions", "plot", "replay", "export", "sync", "mlflow", "demo"]
+COMMANDS = ["runs", "show", "decisions", "plot", "replay", "export", "sync", "mlflow", "demo", "ui"]
+CONTROL = [
+    *("set", "ramp", "schedule", "pin", "release", "pause", "resume", "stop", "checkpoint", "rewind"),
+    *("undo", "approve", "reject", "comment", "policies"),
+]
 BENCH = [f"bench {command}" for command in ("list", "run", "report", "import")]
 
 
@@ -152,11 +156,11 @@ def test_help_lists_each_command(invoke):
         commands = invoke(*group, "--help").stdout.partition("Commands:")[2]
         return sorted(re.findall(r"^  (\w+)  ", commands, re.MULTILINE))
 
-    assert listed() == sorted([*COMMANDS, "bench"])
+    assert listed() == sorted([*COMMANDS, *CONTROL, "bench"])
     assert listed("bench") == sorted(command.removeprefix("bench ") for command in BENCH)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *BENCH])
+@pytest.mark.parametrize("command", [*COMMANDS, *CONTROL, *BENCH])
 def test_help_explains_each_command_with_an_example(invoke, command):
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
@@ -198,7 +202,6 @@ def test_version(shell):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["show", "nope"], 2, "got 'nope'; there are 2026-rescued, 2025-undecided"),
         (["show", "20"], 2, "unique, got '20'"),
         (["runs", "--root", "missing"], 2, "there is no missing"),
         (["sync", "2026"], 1, "synced"),
@@ -206,13 +209,20 @@ def test_version(shell):
         (["plot", "2025", "--against", "lr"], 1, "got 'lr'; of such ramps this run has none at all"),
     ],
 )
-def test_an_error_is_one_line_on_stderr_and_a_code(shell, arguments, code, says):
-    done = shell(*arguments)
-    assert done.returncode == code
-    assert done.stdout == ""
+def test_an_error_is_one_line_on_stderr_and_a_code(invoke, arguments, code, says):
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
     assert done.stderr.startswith("autotune: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+def test_so_it_is_in_a_process_of_its_own(shell):
+    done = shell("show", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("autotune: ")
+    assert done.stderr.endswith("got 'nope'; there are 2026-rescued, 2025-undecided\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -225,9 +235,9 @@ def test_an_error_is_one_line_on_stderr_and_a_code(shell, arguments, code, says)
         (["mlflow", "--port", "70000"], "65535"),
     ],
 )
-def test_wrong_usage_is_told_on_stderr_with_code_2(shell, arguments, says):
-    done = shell(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_wrong_usage_is_told_on_stderr_with_code_2(invoke, arguments, says):
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 

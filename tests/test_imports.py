@@ -7,21 +7,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["actions"],
+    ["actions", "verbs"],
     ["records", "clock", "ramps", "process", "terminal", "trends"],
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
-    ["evaluation", "journal_tables", "journal"],
+    ["evaluation", "journal_tables", "places", "journal_database", "journal", "commands", "mailboxes"],
     ["supervisor", "controls", "memory"],
     ["curves", "sweeps", "plot", "plot_against", "preflight", "live_line", "export"],
     ["mlflow_traces", "mlflow_run", "mlflow_server", "delivery"],
-    ["trials"],
+    ["trials", "undoing"],
     ["executor"],
-    ["panel"],
+    ["inbox", "panel"],
+    ["intake"],
     ["engine"],
     ["tuner", "testing"],
     ["integrations"],
-    ["runs", "cli_bench", "cli", "demo"],
+    ["runs", "page_link", "remote", "web", "cli_words", "cli_control", "cli_ui", "cli_bench", "cli", "demo"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = [

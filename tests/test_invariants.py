@@ -1,19 +1,24 @@
 """The invariants of the design, each by name; those of several processes are not built yet."""
 
+import contextlib
 import math
 import subprocess
 import sys
+import threading
 import time
+from random import Random
 
 import pytest
+import sqlalchemy as sa
 import torch
 from loops import OPTIMIZERS, Loop, Scripted, Stuck, same
 from torch.nn.functional import cross_entropy
 
 from autotune import FloatHyperparameter, Limits, Rewinding, TuneError
-from autotune.actuators import learning_rate
+from autotune.actuators import dropout, learning_rate
+from autotune.commands import command, mailbox
 from autotune.journal import Journal
-from autotune.records import Ramp, Rewind, Set
+from autotune.records import Pin, Ramp, Rewind, Set, Stop
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -212,13 +217,15 @@ import sys
 sys.path.insert(0, {tests!r})
 from loops import Loop, Scripted
 from autotune import Rewinding
+from autotune.actuators import dropout, learning_rate
 from autotune.records import Set
 loop = Loop()
 class Restless(Scripted):
     def decide(self, observation):
         return [Set("lr", 1e-2 / (1 + observation.spent % 7), reason="now and then")]
-arguments = dict(policies=[Restless({{}})], total_steps=100_000, rewinding=Rewinding(checkpoint_every=25))
+arguments = dict(policies=[Restless({{}})], total_steps=1_000_000, rewinding=Rewinding(checkpoint_every=25))
 folder = {folder!r}
+arguments["hyperparameters"] = [learning_rate(loop.optimizer), dropout(loop.model)]
 resuming = {resuming}
 tuner = loop.resume(folder, **arguments) if resuming else loop.tuner(folder, **arguments)
 print(tuner.step, tuner.spent, flush=True)
@@ -226,25 +233,50 @@ for batch in tuner.batches(loop.loader):
     tuner.report(loss=loop.step(batch))
     if tuner.decisions and tuner.decisions[-1].action.kind == "set":
         print("applied", tuner.decisions[-1].id, flush=True)
+tuner.close()
 """
 
+WRITERS, SENT, KILLS = 8, 1000, 10
 
-def test_7_kill_9_loses_no_decision_and_the_last_whole_checkpoint_loads(tmp_path):
-    folder, tests = str(tmp_path / "run"), __file__.rpartition("/")[0]
-    saved = tmp_path / "run" / "checkpoints"
+
+def write(folder, writer, sent, over):
+    """One of the people who all want something at once."""
+    random = Random(writer)
+    for n in range(SENT // WRITERS):
+        part = (n + writer / WRITERS) / SENT
+        action = random.choice(
+            [Set("dropout", part, reason=""), Pin("dropout", 5, reason=""), Set("dropout", 7.0, reason="")]
+        )
+        wanted = command(action, f"writer-{writer}", expires_in=3600)
+        with contextlib.closing(mailbox(folder)) as box:
+            box.post(wanted)
+        sent.append(wanted)
+        over.wait(random.random() / 2)
+
+
+def test_7_kill_9_loses_no_decision_no_command_and_the_last_whole_checkpoint_loads(tmp_path):
+    folder, tests = tmp_path / "run", __file__.rpartition("/")[0]
+    saved = folder / "checkpoints"
     spent = told = 0
-    for round_ in range(15):
-        code = TRAINING.format(tests=tests, folder=folder, resuming=round_ > 0)
+    sent, over, writers = [], threading.Event(), []
+    for round_ in range(KILLS + 1):
+        code = TRAINING.format(tests=tests, folder=str(folder), resuming=round_ > 0)
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         started = process.stdout.readline().split()
         assert started, f"round {round_} did not start"
         assert int(started[1]) >= spent, "spent only grows"
+        if not writers:
+            writers = [threading.Thread(target=write, args=(folder, n, sent, over)) for n in range(WRITERS)]
+            for writer in writers:
+                writer.start()
+        if round_ == KILLS:
+            break
         applied = []
         while not (any(saved.glob("step-*/MANIFEST.json")) and len({*applied}) > 10):  # there is much to lose
             line = process.stdout.readline()
             assert line, f"round {round_} ended by itself"
             applied += [int(line.split()[1])] if line.startswith("applied") else []
-        time.sleep(0.013 * round_)  # in the middle of anything
+        time.sleep(0.02 * round_)  # in the middle of anything
         process.kill()
         applied += [int(line.split()[1]) for line in process.stdout if line.startswith("applied")]
         process.wait()
@@ -254,15 +286,37 @@ def test_7_kill_9_loses_no_decision_and_the_last_whole_checkpoint_loads(tmp_path
         assert all(statuses[i] != "pending" for i in applied)
         spent = journal.last_spent()
         journal.close()
+    over.set()  # the rest comes all at once
+    for writer in writers:
+        writer.join()
+    with contextlib.closing(mailbox(folder)) as box:
+        box.post(command(Stop(reason="all is sent"), "ann"))
+        process.communicate(timeout=60)
+        acks = {ack.command: ack for ack in box.acks(0)}
+        order = [row.id for row in box._rows(sa.true())]
     assert told > 100
     loop = Loop()
-    tuner = loop.resume(folder, policies=[Scripted({})])
-    assert tuner.step % 25 == 0
+    tuner = loop.resume(
+        folder,
+        policies=[Scripted({})],
+        hyperparameters=[learning_rate(loop.optimizer), dropout(loop.model)],
+    )
     assert tuner.step > 0
-    assert not [d for d in Journal.open(folder).decisions() if d.status == "pending"]
+    decisions = Journal.open(folder).decisions()
+    assert not [d for d in decisions if d.status == "pending"]
     judged = [o.decision for o in Journal.open(folder).outcomes()]
     assert len(judged) == len(set(judged)) > 50
     tuner.close()
+
+    done = {d.action.evidence["command"]: d for d in decisions if "command" in d.action.evidence}
+    assert len([d for d in decisions if "command" in d.action.evidence]) == len(done), "once"
+    assert {c.id for c in sent} <= done.keys(), "none lost"
+    assert len(sent) == SENT
+    for command_ in sent:
+        ack, decision = acks[command_.id], done[command_.id]
+        assert (ack.status, ack.decision, ack.step) == (decision.status, decision.id, decision.step)
+        assert decision.applied or ack.note, "refused with a reason"
+    assert [done[id].id for id in order] == sorted(d.id for d in done.values()), "in order"
 
 
 def test_8_steps_never_exceed_the_budget_and_rewinds_are_bounded(tmp_path):

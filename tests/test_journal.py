@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -23,10 +23,18 @@ from autotune import journal_tables
 from autotune.journal import Journal, JournalError
 from autotune.records import Outcome, Ramp, Rewind, Set, TuneError
 
+STORES = ["folder", pytest.param("database", marks=pytest.mark.xdist_group("postgres"))]
+
+
+@pytest.fixture(params=STORES)
+def store(request):
+    """The address of a database, or None: the record is in the run's folder."""
+    return request.getfixturevalue("postgres").database() if request.param == "database" else None
+
 
 @pytest.fixture
-def journal(tmp_path):
-    journal = Journal.create(tmp_path / "run", {"total_steps": 100})
+def journal(tmp_path, store):
+    journal = Journal.create(tmp_path / "run", {"total_steps": 100}, store)
     yield journal
     with contextlib.suppress(JournalError):
         journal.close()
@@ -38,13 +46,13 @@ def decide(journal, action=None, **fields):
     return journal.decide(action=action, **{**moment, **fields})
 
 
-def started(tmp_path, code):
+def started(tmp_path, code, store=None):
     """A process that runs `code` with a new journal at tmp_path/run, once it has printed a line."""
     setup = f"""
         import os, sys, time
         from autotune.journal import Journal
         from autotune.records import *
-        journal = Journal.create({str(tmp_path / "run")!r}, {{}})
+        journal = Journal.create({str(tmp_path / "run")!r}, {{}}, {store!r})
     """
     command = [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(code)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -131,10 +139,10 @@ def test_kill_9_loses_no_decision(tmp_path):
 # --- metrics -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.floats(), max_size=20))
-def test_metrics_round_trip_with_nan_and_infinities(tmp_path_factory, values):
-    journal = Journal.create(tmp_path_factory.mktemp("metrics") / "run", {})
+def test_metrics_round_trip_with_nan_and_infinities(tmp_path_factory, store, values):
+    journal = Journal.create(tmp_path_factory.mktemp("metrics"), {}, store)
     before = time.time()
     for index, value in enumerate(values):
         journal.metric("loss", value, step=index, spent=2 * index, branch=index % 3)
@@ -238,6 +246,7 @@ def full_disk(journal):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.parametrize("store", [None], ids=["folder"])
 def test_full_disk_fails_the_decision_and_keeps_the_metrics(journal):
     decide(journal)
     journal.metric("loss", 1.0, 1, 1, 0)
@@ -338,7 +347,7 @@ def test_forked_workers_do_not_touch_the_record(journal):
     np.testing.assert_array_equal(journal.metrics("loss").value, [0, 1, 2])
 
 
-def test_a_forked_child_cannot_write_and_its_exit_does_no_harm(tmp_path):
+def test_a_forked_child_cannot_write_and_its_exit_does_no_harm(tmp_path, store):
     process = started(
         tmp_path,
         """
@@ -355,6 +364,7 @@ def test_a_forked_child_cannot_write_and_its_exit_does_no_harm(tmp_path):
         journal.decide(**act)
         journal.close()
         """,
+        store,
     )
     assert process.wait() == 0
     process.stdout.close()

@@ -17,7 +17,22 @@ from autotune.export import export_schedule, live_schedule, schedule_to_json
 from autotune.hyperparameters import CategoricalHyperparameter, FloatHyperparameter, IntHyperparameter
 from autotune.policies import DivergenceGuard, Plateau
 from autotune.policies.replay import Replay
-from autotune.records import SHAPES, Adopt, Checkpoint, Probe, Ramp, Release, Rewind, Set
+from autotune.records import (
+    SHAPES,
+    Adopt,
+    Approve,
+    Checkpoint,
+    Pin,
+    Point,
+    Probe,
+    Ramp,
+    Release,
+    Rewind,
+    Schedule,
+    Set,
+    Suggest,
+    Undo,
+)
 from autotune.supervisor import Limits
 from autotune.testing import Simulation
 
@@ -148,6 +163,12 @@ sets = st.builds(to_set, st.sampled_from(Told.controls), part)
 ramps = st.builds(to_ramp, st.sampled_from(list(NUMBERS)), part, st.integers(1, 60), st.sampled_from(SHAPES))
 changes = sets | ramps
 releases = st.builds(lambda name: Release(name, reason=""), st.sampled_from(Told.controls))
+pins = st.builds(
+    lambda name, n: Pin(name, n, reason=""), st.sampled_from(Told.controls), st.none() | st.integers(1, 40)
+)
+corners = st.lists(
+    st.tuples(st.integers(1, 30), part, st.sampled_from(["linear", "cosine"])), min_size=1, max_size=3
+)
 rewinds = st.tuples(
     st.just("rewind"), st.integers(0, 90), st.sampled_from(["replay", "skip"]), st.lists(changes, max_size=2)
 )
@@ -166,6 +187,11 @@ ops = (
     | probes
     | st.tuples(st.just("adopt"), st.integers(0, 3))
     | st.tuples(st.just("save"), st.booleans())
+    | st.tuples(st.just("schedule"), st.sampled_from(list(NUMBERS)), corners)
+    | pins
+    | st.tuples(st.just("undo"), st.integers(0, 3))
+    | st.builds(lambda change: Suggest(change, reason=""), changes)
+    | st.tuples(st.just("approve"), st.integers(0, 2))
     | st.tuples(st.just("back"), st.integers(0, 5), st.lists(changes, max_size=2))
 )
 
@@ -181,6 +207,10 @@ turns = st.tuples(
     st.lists(ops, min_size=1, max_size=3).filter(either),
     st.integers(1, 30),
 )
+
+
+def personal(op):
+    return isinstance(op, Pin) or (isinstance(op, tuple) and op[0] in ("schedule", "undo", "approve"))
 
 
 def made(op, observation, simulation, saved):
@@ -200,6 +230,19 @@ def made(op, observation, simulation, saved):
         if not kept or simulation.engine.trials.waiting:  # one may go on from what would be let go of
             return []
         return [Adopt(kept[rest[0] % len(kept)], reason="")]
+    if kind == "schedule":
+        name, points = rest
+        steps = itertools.accumulate((ahead for ahead, _, _ in points), initial=observation.step)
+        corners = [
+            Point(step, NUMBERS[name](u), shape)
+            for step, (_, u, shape) in zip(list(steps)[1:], points, strict=True)
+        ]
+        return [Schedule(name, tuple(corners), reason="")]
+    if kind == "undo":
+        return [Undo(None if rest[0] == 0 else simulation.engine.executor.last_id - rest[0] + 1, reason="")]
+    if kind == "approve":
+        asked = [d.id for d in simulation.decisions if d.status == "suggested"]
+        return [Approve(asked[-1 - rest[0]], reason="")] if len(asked) > rest[0] else []
     if kind == "save":
         saved.append(f"saved-{len(saved)}")
         return [Checkpoint(saved[-1] if rest[0] else None, reason="")]
@@ -219,7 +262,8 @@ def test_the_schedule_is_what_the_plant_was_given_on_the_live_line(turns):
                 for action in made(op, simulation.engine._observe(()), simulation, saved):
                     simulation.submit(action, ANN)
         else:
-            policies[who].next = [lambda seen, op=op: made(op, seen, simulation, saved) for op in asked]
+            own = [op for op in asked if not personal(op)]
+            policies[who].next = [lambda seen, op=op: made(op, seen, simulation, saved) for op in own]
         simulation.run(steps)
     agrees(simulation)
 

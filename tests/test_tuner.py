@@ -9,7 +9,14 @@ from loops import INPUTS, LABELS, Loop, Scripted, Stuck, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from autotune import AutoTuner, FloatHyperparameter, IntHyperparameter, Rewinding, TuneError
+from autotune import (
+    AutoTuner,
+    FloatHyperparameter,
+    IntHyperparameter,
+    Rewinding,
+    TuneError,
+    journal_tables,
+)
 from autotune.actuators import (
     VariableBatchSampler,
     batch_size,
@@ -758,7 +765,8 @@ def test_nan_is_a_signal_and_no_crash(tmp_path):
     assert policy.seen == []
 
 
-def test_a_journal_that_cannot_be_written_stops_decisions_and_not_the_training(tmp_path, caplog):
+def test_a_journal_that_cannot_be_written_stops_decisions_and_not_the_training(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(journal_tables, "BUSY_SECONDS", 0.2)  # waited for the lock that is held below
     bare = Loop().bare(40)
     loop = Loop()
     policy = Scripted({20: [Set("lr", 0.5, reason="")]})

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..clock import Clock
@@ -14,6 +13,7 @@ from ..history import History
 from ..journal import Journal, MetricRow
 from ..memory import Rewinding
 from ..panel import Panel
+from ..places import Place
 from ..records import (
     HUMAN,
     Action,
@@ -75,7 +75,7 @@ class Replayed:
 
 
 def replay(
-    folder: str | Path, policy: Policy, *, rewinding: Rewinding | None = None, limits: Limits | None = None
+    run: str | Place, policy: Policy, *, rewinding: Rewinding | None = None, limits: Limits | None = None
 ) -> Replayed:
     """Show a policy what a recorded run has seen. Nothing is applied: the run takes the course that it took.
 
@@ -89,16 +89,16 @@ def replay(
     the named), `rewinds_left`, and text values that no decision has changed yet (the first choice).
 
     Args:
-        folder: the run's folder.
+        run: its folder, or its name in a database.
         policy: a fresh one; it is left with the memory that it has at the end of the run.
         rewinding: as the run had it; None: the default.
         limits: likewise.
 
     Raises:
-        TuneError: for a folder without a run, a run in which nothing could have been decided, or a policy
+        TuneError: where there is no run, a run in which nothing could have been decided, or a policy
             that needs a signal or a hyperparameter that the run did not have.
     """
-    journal = Journal.open(folder)
+    journal = Journal.open(run)
     try:
         names = journal.metric_names()
         hyperparameters = journal.meta()["hyperparameters"]
@@ -107,7 +107,7 @@ def replay(
         if not any(name.startswith(HP) for name in names):
             raise TuneError(
                 "a run is replayed by the ticks at which its hyperparameters were noted, got none in "
-                f"{folder}; register a hyperparameter that is a number"
+                f"{run}; register a hyperparameter that is a number"
             )
         return _Replay(journal, policy, rewinding or Rewinding(), limits or Limits()).run()
     finally:

@@ -408,8 +408,19 @@ class _Journal:
         self.decided.append(Decision(1 + len(self.decided), 0.0, **fields))
         return self.decided[-1]
 
-    def settle(self, decision: Decision) -> None:
+    def settle(self, decision: Decision, live: Mapping[str, Any] | None = None) -> None:
         self.decided[decision.id - 1] = decision
+
+    def decision(self, id: int) -> Decision:
+        if not 0 < id <= len(self.decided):
+            raise TuneError(f"a decision is named by its id, got {id}, which this run has not made")
+        return self.decided[id - 1]
+
+    def decisions(self, after: int = 0) -> list[Decision]:
+        return self.decided[after:]
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Nobody looks in from outside."""
 
     def metric(self, name: str, value: float, step: int, spent: int, branch: int) -> None:
         self._values.setdefault(name, []).append((step, spent, value))

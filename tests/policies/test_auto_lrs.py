@@ -9,7 +9,7 @@ from autotune.policies.auto_lrs import AutoLRS
 from autotune.policies.background import Background
 from autotune.records import Adopt, Probe, Set, TuneError
 from autotune.supervisor import Limits
-from autotune.testing import Simulation, Task, TrainingPlant, conformance
+from autotune.testing import Simulation, Task, TrainingPlant
 
 LOW = Task(optimizer="adam", rate=1e-3, noise=0.1, loss_noise=0.02)
 
@@ -26,11 +26,6 @@ def stages(simulation):
         if isinstance(decision.action, Probe) and decision.applied:
             found.setdefault(decision.step, []).append(decision.action)
     return found
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_it_holds_to_the_rules_of_policies(check):
-    check(AutoLRS)
 
 
 def test_ten_rates_a_stage_for_a_tenth_of_it_each_and_none_is_adopted():

@@ -33,12 +33,12 @@ def test_it_is_a_policy():
 # --- a healthy run is left alone ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("measured", [True, False], ids=["all sensors", "loss alone"])
-def test_no_false_alarm_under_heavy_tailed_noise(measured):
+@pytest.mark.parametrize("first", [0, 50])
+def test_no_false_alarm_under_heavy_tailed_noise(first):
     alarms = []
-    for seed in range(100):
+    for seed in range(first, first + 50):
         rng = np.random.default_rng(seed)
-        plant = (Quadratic if measured else Bare)(
+        plant = (Quadratic if seed % 2 else Bare)(
             seed,
             noise=rng.choice([0.02, 0.1, 0.3]),
             tails=rng.choice([3, 5, 30]),
@@ -69,7 +69,7 @@ def test_losses_of_any_sign_have_no_false_alarm():
             measured = super().step(rate, batch)
             return {**measured, "loss": self.true_loss() - 0.7 + 0.05 * rng.standard_t(3)}
 
-    for seed in range(20):
+    for seed in range(10):
         assert not run(Shifted(seed)).decisions
     assert run(Shifted(poison=range(1000, 1030))).applied(Rewind)
 
@@ -119,7 +119,7 @@ def test_lost_losses_do_not_wait_and_bad_data_do_not_cost_the_rate():
     ids=["unbounded", "saturating", "unbounded, loss alone"],
 )
 def test_a_rate_that_is_far_too_high_at_the_start_is_corrected_within_200_steps(factor, ceiling, measured):
-    for seed in range(5):
+    for seed in range(2):
         loop = run((Quadratic if measured else Bare)(seed, ceiling=ceiling), GOOD * factor)
         assert loop.applied(Rewind)
         assert {d.action.to for d in loop.applied(Rewind)} == {0}

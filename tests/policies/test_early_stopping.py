@@ -11,7 +11,7 @@ from autotune import AutoTuner, Limits
 from autotune.hyperparameters import FloatHyperparameter
 from autotune.policies.early_stopping import EarlyStopping
 from autotune.records import Checkpoint, Policy, Rewind, Set, Stop, TuneError
-from autotune.testing import Simulation, conformance
+from autotune.testing import Simulation
 
 
 class Curve:
@@ -218,11 +218,6 @@ def test_a_rise_ends_the_run_in_its_best_state_whatever_the_error():
     sim = Simulation(plant, [EarlyStopping()], budget=1000, evaluate_every=20).run()
     assert sim.clock.spent < 500
     assert plant.at in (300, sim.clock.spent)
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_it_conforms(check):
-    check(EarlyStopping)
 
 
 @pytest.mark.parametrize("arguments", [{"patience": 0}, {"patience": 2.5}, {"min_delta": -1.0}])

@@ -6,7 +6,7 @@ import pytest
 
 from autotune.policies.hypergradient import Hypergradient
 from autotune.records import Rewind, Set, TuneError
-from autotune.testing import Simulation, Task, TrainingPlant, conformance
+from autotune.testing import Simulation, Task, TrainingPlant
 
 
 class Aligned(TrainingPlant):
@@ -23,11 +23,6 @@ class Aligned(TrainingPlant):
 
 def run(of, steps=1000, **arguments):
     return Simulation(Aligned(of), [Hypergradient(**arguments)], budget=1000).run(steps)
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_it_holds_to_the_rules_of_policies(check):
-    check(Hypergradient)
 
 
 @pytest.mark.parametrize("cosine", [-0.3, -0.05, 0.3])

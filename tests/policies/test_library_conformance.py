@@ -9,6 +9,7 @@ import pytest
 from autotune import policies
 from autotune.hyperparameters import IntHyperparameter
 from autotune.policies import Plateau
+from autotune.policies.wrappers import Wrapper
 from autotune.testing import Task, TrainingPlant, conformance
 
 MODULES = [
@@ -31,6 +32,10 @@ def library():
 
 
 LIBRARY = library()
+
+
+def wraps(thing):
+    return inspect.isclass(thing) and issubclass(thing, Wrapper)
 
 
 def made(name, *arguments, **named):
@@ -60,8 +65,23 @@ MADE = {
     "EveryN": lambda: LIBRARY["EveryN"](Plateau(), 3),
     "Limit": lambda: LIBRARY["Limit"](Plateau(), 2),
 }
-# Where the policy has something to do within 600 steps, if the suite's own plants are no such place.
+
+
+def healthy():
+    return TrainingPlant(Task(optimizer="adam", rate=0.02))
+
+
+def diverging():
+    return TrainingPlant(Task(optimizer="sgd", rate=30.0))
+
+
+# What does not look at the plant's values does the same on each of the suite's five.
+BLIND = ("AutoLRS", "BayesianSearch", "EntropyTarget", "KLAdaptiveRate", "KLPenalty", "HoldAndTail", "Replay")
+# Where the policy has something to do within 600 steps, if the suite's own plants are no such place; and one
+# plant where one shows all.
 PLANTS = {
+    **dict.fromkeys((*BLIND, "Schedule", *filter(str.islower, LIBRARY)), healthy),
+    **{name: diverging for name, thing in LIBRARY.items() if wraps(thing)},  # a plateau acts most there
     "ProgressiveUnfreezing": lambda: started(TrainingPlant(pretrained=0.3, rate=0.3), "frozen_layers", 2),
     "TimeVaryingBandit": lambda: TrainingPlant(Task(rate=0.01, noise=0.1, loss_noise=0.02, seed=3)),
     "NoiseScale": lambda: accumulating(TrainingPlant(noise=1.0, rate=0.3)),

@@ -31,25 +31,25 @@ def test_it_is_a_policy():
 @pytest.mark.parametrize("budget", [None, 10_000])
 def test_a_plateau_is_found(budget):
     found = 0
-    for seed in range(20):
+    for seed in range(10):
         loop = run(Curve(lambda step: 0.3 + np.exp(-step / 100), seed=seed), 4000, budget=budget)
         decays = loop.applied(Set)
         found += bool(decays)
         assert all(d.after["lr"] == pytest.approx(d.before["lr"] / 3) for d in decays)
         assert all(d.action.evidence["p_falling"] >= 0.5 for d in decays)
-    assert found >= 14
+    assert found >= 7
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.5])
 def test_a_steadily_falling_loss_is_not_decayed(noise):
-    decays = [len(run(Curve(falling, noise, seed), 990).decisions) for seed in range(60)]
+    decays = [len(run(Curve(falling, noise, seed), 990).decisions) for seed in range(30)]
     assert sum(decays) <= 1
 
 
 def test_slow_progress_under_much_noise_gets_a_longer_window():
     decays = [
         len(run(Curve(lambda step: np.exp(-step / 3000), 0.5, seed), 4990, budget=10_000).decisions)
-        for seed in range(40)
+        for seed in range(20)
     ]
     assert np.mean(np.array(decays) > 0) <= 0.15
 

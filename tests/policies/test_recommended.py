@@ -121,7 +121,7 @@ def test_a_policy_of_ones_own_stands_beside_them(tmp_path):
     assert math.isfinite(tuner.signals["loss"].last)
 
 
-@pytest.mark.parametrize("seed", range(1000, 1008))
+@pytest.mark.parametrize("seed", range(1000, 1004))
 def test_no_policy_is_benched_and_the_run_gets_better(seed):
     plant = TrainingPlant(Task.random(seed))
     start = plant.evaluate()["validation/loss"]

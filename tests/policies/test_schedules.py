@@ -15,7 +15,7 @@ from autotune.policies.pieces import Piece, Plan
 from autotune.policies.schedule import CHORDS, Schedule
 from autotune.ramps import RunningRamp
 from autotune.records import SHAPES, Checkpoint, Policy, Ramp, Release, Rewind, Set, TuneError
-from autotune.testing import Simulation, TrainingPlant, conformance
+from autotune.testing import Simulation, TrainingPlant
 
 PEAK, NOTHING = 0.1, 1e-30
 FREE = Limits(max_factor=1e40)  # a warm-up from zero is one jump
@@ -381,11 +381,6 @@ def test_suggestions_are_not_repeated_at_every_tick():
     sim = simulation([schedules.linear()], suggest=True).run(1000)
     assert sim["lr"] == PEAK
     assert 3 <= len(sim.decisions) <= 7
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_it_conforms(check):
-    check(lambda: schedules.wsd(warm_up=0.1))
 
 
 @pytest.mark.parametrize(

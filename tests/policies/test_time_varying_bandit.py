@@ -7,7 +7,7 @@ import pytest
 from autotune.policies import time_varying_bandit
 from autotune.policies.time_varying_bandit import FACTORS, TimeVaryingBandit, _posterior
 from autotune.records import Ramp, Rewind, Set, TuneError
-from autotune.testing import Simulation, Task, TrainingPlant, conformance
+from autotune.testing import Simulation, Task, TrainingPlant
 
 LOW = Task(rate=0.01, noise=0.1, loss_noise=0.02, seed=3)
 
@@ -25,11 +25,6 @@ def untouched(task, budget=1000):
 
 def sets(simulation):
     return [d for d in simulation.decisions if isinstance(d.action, Set) and d.applied]
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_it_holds_to_the_rules_of_policies(check):
-    check(TimeVaryingBandit, lambda: TrainingPlant(LOW))
 
 
 def test_a_rate_that_is_too_low_is_raised_by_bounded_factors_and_comes_back_at_the_end():

@@ -183,9 +183,8 @@ def test_a_resumed_one_goes_on_as_if_nothing_had_happened(wrap, at):
     assert later[0] == later[1]
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS)
-def test_a_wrapped_policy_conforms(check):
-    check(lambda: Patience(Cooldown(WarmUp(schedules.linear(), 20), 30), 2))
+def test_wrappers_within_wrappers_conform():
+    conformance.check(lambda: Patience(Cooldown(WarmUp(schedules.linear(), 20), 30), 2), TrainingPlant)
 
 
 def test_a_guard_that_is_limited_rescues_so_often():
