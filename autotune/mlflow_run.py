@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from .journal import OWN, Journal, MetricRow
 from .mlflow_traces import change, feedback_of, trace_id, trace_of
+from .page_link import run_page
 from .preflight.report import FILES
 from .records import Decision, Outcome
 
@@ -248,6 +249,7 @@ class MlflowRun:
             f"{_NOTE} run `{self._journal.place.name}`, {status}: "
             f"{len(decisions)} decisions, {applied} applied",
             f"Last: step {last.step} · {last.source} · {change(last)}" if last else "No decision yet",
+            f"[Control page]({run_page(self._journal.place.name)}), which `autotune ui` serves",
             f"Every decision is a trace of this run; the journal is in `{self._journal.place}`",
         )
         return "  \n".join(lines)

@@ -14,7 +14,7 @@ from . import journal_database
 from .journal import Journal, MetricRow, RunStatus
 from .journal_tables import FILE
 from .places import STORE, DatabaseRun, Place, Saved, is_database, shown
-from .records import Decision, Outcome, Ramp, Release, Rewind, Set, TuneError, Value, action_to_json
+from .records import Decision, Outcome, TuneError, Value, action_to_json
 
 LATEST = "latest"
 ROOT = "autotune-runs"
@@ -151,7 +151,10 @@ def summarise(place: Place) -> Summary:
             total_steps=meta["total_steps"],
             policies=meta["policies"],
             last={row.name: row.value for row in newest},
-            knobs=[_knob(name, facts, newest, decisions) for name, facts in meta["hyperparameters"].items()],
+            knobs=[
+                _knob(name, facts, newest, decisions, meta.get("live", {}).get("owners", {}))
+                for name, facts in meta["hyperparameters"].items()
+            ],
             decisions=decisions,
             checkpoints=journal.checkpoints(),
             mlflow=target and {**target, **journal.delivered().get("run", {})},
@@ -189,11 +192,15 @@ def _plain(value: Any) -> Any:
 
 
 def _knob(
-    name: str, facts: Mapping[str, Any], newest: Sequence[MetricRow], decisions: Sequence[Decision]
+    name: str,
+    facts: Mapping[str, Any],
+    newest: Sequence[MetricRow],
+    decisions: Sequence[Decision],
+    owners: Mapping[str, str],
 ) -> Knob:
-    """The newest value is in a metric or in a decision made since; the owner is who decided last."""
+    """The newest value is in a metric, or in a decision made since."""
     value: Value | None = None
-    when, owner = -1, "policy"
+    when = -1
     for row in newest:
         if row.name == f"hp/{name}":
             value, when = row.value, row.spent
@@ -202,12 +209,7 @@ def _knob(
             continue
         if decision.spent >= when and name in decision.after:
             value, when = decision.after[name], decision.spent
-        actions = decision.action.then if isinstance(decision.action, Rewind) else (decision.action,)
-        for action in actions:
-            if isinstance(action, Set | Ramp | Release) and action.name == name:
-                human = decision.source.startswith("human:") and not isinstance(action, Release)
-                owner = decision.source if human else "policy"
-    return Knob(name, value, owner, facts["low"], facts["high"], facts["unit"])
+    return Knob(name, value, owners.get(name, "policy"), facts["low"], facts["high"], facts["unit"])
 
 
 def _created(folder: Path) -> float:

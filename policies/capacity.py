@@ -96,7 +96,7 @@ class CapacityAdvisor(Remembering):
 
     def decide(self, observation: Observation) -> Sequence[Action]:
         """See `Policy.decide`."""
-        if any(d.applied and moves(d.action, n) for d in observation.decisions for n in self.controls):
+        if any(d.applied and moves(d, n) for d in observation.decisions for n in self.controls):
             self._since = observation.spent
         found = Evaluations.of(observation, self.requires[0], self.requires[1], self._since)
         if len(found.spent) < WINDOW or found.spent[-1] <= self._seen or self._count >= MOST:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from autotune.records import Adopt, HyperparameterState, Observation, Ramp, Rewind, Set
+from autotune.records import HUMAN, Adopt, Decision, HyperparameterState, Observation, Ramp, Rewind, Set
 
 RETRY = 20  # steps after which a refused change may be asked for again
 
@@ -41,13 +41,17 @@ def refused(observation: Observation, source: str) -> bool:
 
 def disturbed(observation: Observation, source: str, hyperparameter: str) -> bool:
     """Whether anyone else has moved the hyperparameter or rewound the run since `source` was last asked."""
-    return any(
-        d.applied and d.source != source and moves(d.action, hyperparameter) for d in observation.decisions
-    )
+    return any(d.applied and d.source != source and moves(d, hyperparameter) for d in observation.decisions)
 
 
-def moves(action: object, hyperparameter: str) -> bool:
-    """Whether an action moves the hyperparameter; another state has another value, too."""
-    if isinstance(action, Set | Ramp):
-        return action.name == hyperparameter
-    return isinstance(action, Rewind | Adopt)
+def moves(decision: Decision, hyperparameter: str) -> bool:
+    """Whether a decision moves the hyperparameter; another state has another value, too.
+
+    Whatever a person does with it counts: the window of a policy begins anew when it has it back.
+    """
+    action = decision.action
+    if isinstance(action, Rewind | Adopt):
+        return True
+    if decision.source.startswith(HUMAN):
+        return hyperparameter in decision.after
+    return isinstance(action, Set | Ramp) and action.name == hyperparameter

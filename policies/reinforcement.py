@@ -84,7 +84,7 @@ class Regulated(Remembering, abc.ABC):
     def _follow(self, observation: Observation) -> None:
         """What is refused is asked for ever less often."""
         for decision in observation.decisions:
-            if decision.applied and moves(decision.action, self.controls[0]):
+            if decision.applied and moves(decision, self.controls[0]):
                 self._since = max(self._since, decision.spent)
                 self._refusals = 0
             elif decision.source == self.name and not decision.applied:

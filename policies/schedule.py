@@ -224,7 +224,7 @@ class Schedule(Remembering):
         short = any(d.status == "clamped" for d in mine) and not any(isinstance(d.action, Ramp) for d in mine)
         for decision in observation.decisions:
             if decision.source != self.name:
-                self._disturbed |= decision.applied and moves(decision.action, self.controls[0])
+                self._disturbed |= decision.applied and moves(decision, self.controls[0])
             elif decision.applied:
                 self._refusals = 0
                 if short:

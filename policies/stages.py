@@ -100,7 +100,7 @@ class Staged(Remembering, abc.ABC):
     def _follow(self, observation: Observation) -> None:
         """A stage begins with every move, whoever made it; what is refused is asked for ever less often."""
         for decision in observation.decisions:
-            if decision.applied and moves(decision.action, self.controls[0]):
+            if decision.applied and moves(decision, self.controls[0]):
                 self._begin(decision.spent)
                 self._refusals = 0
             elif decision.source == self.name and not decision.applied:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from autotune.journal import Journal
-from autotune.records import Checkpoint, Escalate, Outcome, Ramp, Rewind, Set
+from autotune.records import Checkpoint, Escalate, Outcome, Ramp, Release, Rewind, Set
 
 META = {
     "total_steps": 400,
@@ -28,6 +28,7 @@ class Recorder:
         for key, value in meta.items():
             self.journal.set_meta(key, value)
         self.step = self.spent = self.branch = 0
+        self.owners = dict.fromkeys(META["hyperparameters"], "policy")
 
     def train(self, steps, every=1, **metrics):
         """Take steps; each metric is a function of the step, recorded on every `every`-th."""
@@ -46,7 +47,11 @@ class Recorder:
             step=self.step, spent=self.spent, branch=self.branch, source=source, action=action, before={}
         )
         decision = dataclasses.replace(decision, status=status, after=dict(after), note=note)
-        self.journal.settle(decision)
+        for change in (action, *getattr(action, "then", ())):
+            person = status == "applied" and source.startswith("human:")
+            if person and getattr(change, "name", None) in self.owners:
+                self.owners[change.name] = "policy" if isinstance(change, Release) else source
+        self.journal.settle(decision, {"owners": self.owners})
         return decision
 
     def rewind(self, source, to, reached=None, **fields):

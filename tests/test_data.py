@@ -239,8 +239,11 @@ def test_a_skip_does_not_draw_the_loaders_order_twice():
 # --- when memory does not reach ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setup", [s for s in SETUPS if not s["persistent"]], ids=name)
-@pytest.mark.parametrize("at", [3, 6, 8])
+@pytest.mark.parametrize(
+    ("setup", "at"),
+    [(s, at) for s in SETUPS if not s["persistent"] for at in ((6, 8) if s["workers"] else (3, 6, 8))],
+    ids=lambda value: name(value) if isinstance(value, dict) else value,
+)
 def test_a_loader_draws_anew_what_is_not_kept(setup, at):
     run = Run(max_bytes=0)
     stream = run.data.epochs(build(**setup), 4)

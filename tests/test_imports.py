@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["actions", "verbs"],
-    ["records", "clock", "ramps", "process", "terminal", "trends"],
+    ["records", "page_link", "clock", "ramps", "process", "terminal", "trends"],
     ["hyperparameters", "generators", "encoding", "history", "outcomes"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
     ["evaluation", "journal_tables", "places", "journal_database", "journal", "commands", "mailboxes"],
@@ -22,7 +22,7 @@ LAYERS = [
     ["engine"],
     ["tuner", "testing"],
     ["integrations"],
-    ["runs", "page_link", "remote", "web", "cli_words", "cli_control", "cli_ui", "cli_bench", "cli", "demo"],
+    ["runs", "remote", "web", "cli_words", "cli_control", "cli_ui", "cli_bench", "cli", "demo"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = [

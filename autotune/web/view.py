@@ -15,7 +15,7 @@ from ..delivery import run_link
 from ..journal import Journal, MetricRow
 from ..places import DatabaseRun, Place
 from ..ramps import running_from_json
-from ..records import HUMAN, Approve, Decision, Probe, Ramp, Reject, Release, Rewind, Set, Suggest
+from ..records import Approve, Decision, Probe, Reject, Rewind, Suggest
 from . import reading
 from .ledger import Ledger
 from .series import Axis, Column, Rows, completed, parts
@@ -187,7 +187,7 @@ class View:
             value = round(value)
         return {
             "value": value,
-            "owner": live.get("owners", {}).get(name) or owner(name, applied),
+            "owner": live.get("owners", {}).get(name, "policy"),
             "pinned_until": live.get("pins", {}).get(name),
             "ramp": ramp
             and {
@@ -212,17 +212,6 @@ class View:
             return f"autotune mlflow {self.name}"
         run = self.journal.delivered().get("run")
         return run and run_link(target["tracking_uri"], run["experiment_id"], run["run_id"])
-
-
-def owner(name: str, applied: Sequence[Decision]) -> str:
-    """Who holds a hyperparameter in a run that has not said so: who decided on it last."""
-    for decision in reversed(applied):
-        action = decision.action
-        for one in action.then if isinstance(action, Rewind) else (action,):
-            if isinstance(one, Set | Ramp | Release) and one.name == name:
-                human = decision.source.startswith(HUMAN) and not isinstance(one, Release)
-                return decision.source if human else "policy"
-    return "policy"
 
 
 def unanswered(decisions: Sequence[Decision]) -> list[Decision]:
