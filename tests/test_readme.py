@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from loops import Loop
+from typer.testing import CliRunner
 
+from autotune.cli import app
+from autotune.journal import Journal
 from autotune.testing import conformance
 
 ROOT = Path(__file__).parent.parent
@@ -75,3 +78,35 @@ def test_every_link_and_command_exists():
     ).stdout
     for command in re.findall(r"^autotune (\w+)", README, re.M):
         assert command in commands
+
+
+TRAINER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from loops import Loop
+loop = Loop()
+with loop.tuner({folder!r}, total_steps=1_000_000) as tuner:
+    for batch in tuner.batches(loop.loader):
+        tuner.report(loss=loop.step(batch))
+        time.sleep(0.001)
+        if tuner.step == 30:
+            print("on its way", flush=True)
+"""
+
+
+def test_the_lines_from_a_running_loop_to_a_rewind_work_as_they_stand(tmp_path, monkeypatch):
+    (block,) = (b for b in README.split("```")[1::2] if "checkpoint latest before-surgery" in b)
+    lines = [line.partition("#")[0].split() for line in block.strip().splitlines()]
+    monkeypatch.setenv("AUTOTUNE_RUNS", str(tmp_path))
+    code = TRAINER.format(tests=str(ROOT / "tests"), folder=str(tmp_path / "run"))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout.readline() == "on its way\n"
+        for _, *words in lines:
+            if words != ["ui"]:
+                result = CliRunner().invoke(app, words)
+                assert result.exit_code == 0, result.output
+                assert words == ["show"] or "applied at step" in result.output
+        assert CliRunner().invoke(app, ["stop", "latest"]).exit_code == 0
+    assert trainer.returncode == 0
+    done = [decision.action.kind for decision in Journal.open(tmp_path / "run").decisions()]
+    assert done[-3:] == ["rewind", "checkpoint", "stop"]
