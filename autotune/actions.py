@@ -412,6 +412,8 @@ class Arrange(Action):
 
 
 PERSONAL = (Schedule, Pin, Pause, Resume, Undo, Approve, Reject, Comment, Arrange)
+COMMANDS = (Set, Ramp, Release, Rewind, Checkpoint, Stop, *PERSONAL)
+"""What a person may send."""
 
 
 # --- as JSON -----------------------------------------------------------------------------------------------

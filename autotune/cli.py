@@ -116,7 +116,7 @@ def runs(root: Root = ROOT) -> None:
         rows.append(
             [
                 place.name,
-                run.status,
+                "paused" if run.paused else run.status,
                 _steps(run),
                 number(run.last.get("loss")),
                 f"{last.source}: {last.action.describe()} ({last.status})" if last else "",
@@ -142,7 +142,7 @@ def show(run: Run = None, root: Root = ROOT) -> None:
     facts = [
         ("run", s.place.name),
         ("folder", str(s.folder.resolve())),
-        ("state", f"{s.status}, started {age(s.created)} ago"),
+        ("state", f"{'paused' if s.paused else s.status}, started {age(s.created)} ago"),
         ("steps", f"{_steps(s)} spent; at step {s.step:,} of branch {s.branch}"),
         *((name, number(s.last[name])) for name in scores),
         ("policies", ", ".join(s.policies) or "none"),

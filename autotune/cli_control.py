@@ -174,7 +174,8 @@ def rewind(
 
     Example: autotune rewind latest 1200
     """
-    return Rewind(int(to) if to.isdecimal() else to, "skip" if skip else "replay", reason="")
+    step = to.isdecimal() and to not in run.checkpoints()  # a checkpoint may be called so, too
+    return Rewind(int(to) if step else to, "skip" if skip else "replay", reason="")
 
 
 def undo(

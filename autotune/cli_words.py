@@ -32,6 +32,10 @@ class Meaning:
     def _summary(self) -> Summary:
         return summarise(self._place)
 
+    def checkpoints(self) -> list[str]:
+        """Names of the run's checkpoints."""
+        return [saved.name for saved in self._summary.checkpoints]
+
     def value(self, name: str, text: str) -> Value:
         """A value of a hyperparameter, by its kind; `x0.5` and `*0.5` multiply the present one."""
         facts = self._facts(name)

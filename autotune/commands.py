@@ -19,17 +19,12 @@ from typing import Any, Literal, Protocol, Self, TypeAlias
 import sqlalchemy as sa
 
 from . import journal_tables
-from .actions import Action, Rewind, TuneError, action_from_json, action_to_json
+from .actions import COMMANDS, Action, Rewind, TuneError, action_from_json, action_to_json
 from .places import DatabaseRun, Place, place_of
 
 FILE = "commands.db"
 FOLDER = "commands"
 """Of the files, one a command, where the write-ahead log does not work."""
-PERSONAL = (
-    *("set", "ramp", "schedule", "pin", "release", "pause", "resume", "stop", "checkpoint", "rewind", "undo"),
-    *("approve", "reject", "comment", "arrange"),
-)
-"""The kinds of actions that a person may send."""
 EXPIRES_SECONDS = 600.0
 
 AckStatus: TypeAlias = Literal["waiting", "applied", "clamped", "refused", "failed"]
@@ -56,9 +51,11 @@ class Command:
         if not is_id(self.id):
             raise TuneError(f"a command's id is 32 hexadecimal digits, got {self.id!r}; leave it out")
         check_author(self.author)
-        if not isinstance(self.action, Action) or self.action.kind not in PERSONAL:
+        if not isinstance(self.action, COMMANDS):
             got = self.action.kind if isinstance(self.action, Action) else repr(self.action)
-            raise TuneError(f"a person's action is one of {', '.join(PERSONAL)}, got {got}")
+            raise TuneError(
+                f"a person's action is one of {', '.join(kind.kind for kind in COMMANDS)}, got {got}"
+            )
         then = self.action.then if isinstance(self.action, Rewind) else ()
         if any(action.evidence for action in (self.action, *then)):
             raise TuneError("a person's action gives its reason in words, got evidence; leave that out")

@@ -211,11 +211,14 @@ class Controls(Mapping[str, Hyperparameter[Any]]):
 
     def held(self, step: int) -> Held:
         """What people hold at `step`: values, and running ramps as if it were step 0."""
-        return {
-            name: (parameter(), self._ramps[name].moved(-step) if name in self._ramps else None)
-            for name, parameter in self.items()
-            if parameter.owner != POLICY
-        }
+        held: dict[str, tuple[Value, Running | None]] = {}
+        for name, parameter in self.items():
+            ramp = self._ramps.get(name)
+            value = parameter() if ramp is None else parameter.clamp(ramp.at(step))  # it may lag a boundary
+            going = ramp.moved(-step) if ramp is not None and step < ramp.end else None
+            if parameter.owner != POLICY:
+                held[name] = value, going
+        return held
 
     def _restore(self, state: Mapping[str, Any], names: set[str]) -> None:
         for name in names:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoints import CheckpointInfo
 from .clock import Clock
-from .controls import Controls, Held
+from .controls import POLICY, Controls, Held
 from .evaluation import Evaluation, standard_error
 from .executor import Executor
 from .history import History
@@ -23,6 +23,7 @@ from .outcomes import Outcomes
 from .panel import Panel
 from .records import (
     HUMAN,
+    Approve,
     Arrange,
     Checkpoint,
     Decision,
@@ -46,7 +47,7 @@ from .trials import Trials
 log = logging.getLogger("autotune")
 
 
-AGAIN = (Set, Ramp, Schedule, Pin, Release, Arrange)
+AGAIN = (Set, Ramp, Schedule, Pin, Release, Arrange, Approve)
 """What people have done that is done again where a crash has taken it away."""
 LONG_WITHOUT = 20
 """Ticks after which it is said that a policy still waits for a signal."""
@@ -117,7 +118,7 @@ class Engine:
         So a bad `evaluate` costs no step, and a warm-up begins where it should.
         """
         self.snapshot()
-        self._tell()
+        self.tell()
         if self.clock.step == 0:
             self._tick(evaluating=self.evaluation is not None)
             if not self.trials.running:
@@ -125,18 +126,20 @@ class Engine:
 
     def boundary(self) -> None:
         """Between two batches, when the optimizer has stepped. Almost always there is nothing to do."""
-        if self.clock.step < self._next and not self.controls.ramps and not self.intake.due:
-            return
-        if self._people():
+        idle = not (self.controls.ramps or self.controls.pins or self.intake.due)
+        if self.clock.step < self._next and idle:
             return
         step, last = self.clock.step, self._last
+        # First of all: what is saved, or left by a rewind, has the ramps where the next step needs them.
+        for name, source, error in self.controls.advance(step) if self.controls.ramps else ():
+            self._safely(lambda n=name, s=source, e=error: self._ramp_failed(n, s, e))  # type: ignore[misc]
+        if self._people():
+            return
         self._stand_at(step)
 
         def due(every: int | None) -> bool:  # a loop may step more than once between two batches
             return every is not None and step // every > last // every
 
-        for name, source, error in self.controls.advance(step) if self.controls.ramps else ():
-            self._safely(lambda n=name, s=source, e=error: self._ramp_failed(n, s, e))  # type: ignore[misc]
         if self.trials.running:
             if due(self.every.sample) or step >= self.trials.until or self.clock.over or self.stopping:
                 self._try_on()
@@ -160,6 +163,12 @@ class Engine:
         if due(self.every.checkpoint):
             reason = f"every {self.every.checkpoint} steps"
             self._safely(lambda: self.executor.submit(Checkpoint(reason=reason), TUNER))
+
+    def obey(self) -> None:
+        """Do what people want, where a GradScaler has skipped the step: else they could not help a run that
+        skips them all."""
+        if self.intake.due:
+            self._people()
 
     def _people(self) -> bool:
         """What people want comes first; returns whether the run is elsewhere now."""
@@ -193,7 +202,6 @@ class Engine:
         ends = [(step // n + 1) * n for n in every if n is not None]
         if self.trials.running:
             ends.append(self.trials.until)
-        ends += [step + max(1, until - self.clock.spent) for until in self.controls.pins.values()]
         if self.clock.budget is not None:
             ends.append(step + self.clock.budget - self.clock.spent)
         self._last, self._next = step, min(ends)
@@ -249,6 +257,7 @@ class Engine:
         elif not (self.stopping or clock.over):
             self.trials.begin(clock.spent)
             self._stand_at(clock.step)
+            self.tell()
 
     def _try_on(self) -> None:
         """Go on with the trials; when they are over, the policies are asked what follows from them."""
@@ -256,7 +265,7 @@ class Engine:
         self.collect(wait=clock.step >= self.trials.until)  # sync: at the end of a trial, which is judged
         over = clock.over or self.stopping
         if self.trials.boundary(clock.step, clock.spent, over):
-            self._tell()
+            self.tell()
             self._tick(evaluating=False)
             if not self.trials.running:
                 self.snapshot()  # of what was adopted: nothing else holds that state
@@ -321,6 +330,8 @@ class Engine:
 
         def rest(kept: Mapping[str, Any]) -> None:
             self.controls.rewind(kept["controls"], persons, target.info.step)
+            for policy in self.panel.benched:  # since then, maybe
+                self.executor.dismiss(policy)
             self.instruments.load_state_dict(kept["instruments"])
 
         restored = self.memory.restore(target, rest)
@@ -359,23 +370,31 @@ class Engine:
 
     def end(self) -> None:
         """End the loop at this boundary."""
-        self.stopping = True
+        self.stopping, self.paused = True, False
 
     def arrange(self, policies: Sequence[str], why: str) -> None:
         """Ask these policies, in this order, and bench the others."""
         self.panel.arrange(policies, why, self.executor)
 
     def live(self) -> dict[str, Any]:
-        """How the run stands, for those who look at it from outside: plain JSON values."""
+        """How the run stands, for those who look at it from outside: plain JSON values.
+
+        In a trial it stands where the trials began.
+        """
+        origin = self.trials.origin
+        stretches = self.clock.stretches if origin is None else origin["clock"]["stretches"]
         return {
-            **self.controls.state_dict(),
+            **(self.controls.state_dict() if origin is None else origin["controls"]),
+            "time": time.time(),
+            "trying": origin is not None,
             "paused": self.paused,
             "policies": [policy.name for policy in self.panel.policies],
             "benched": dict(self.panel.benched),
-            "stretches": [list(stretch) for stretch in self.clock.stretches],
+            "stretches": [list(stretch) for stretch in stretches],
         }
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Put on record how the run stands."""
         self._safely(lambda: self.journal.set_meta("live", self.live()))
 
     # --- trials ------------------------------------------------------------------------------------------
@@ -413,6 +432,7 @@ class Engine:
         if self.trials.running:
             self.trials.boundary(self.clock.step, self.clock.spent, over=True)
             self._stand_at(self.clock.step)
+            self.tell()
 
     def tried(self, trial: Trial, why: str) -> None:
         """Put a finished trial on record; `why` it was lost, or empty."""
@@ -426,7 +446,8 @@ class Engine:
         Raises:
             TuneError: when there is none, or it does not fit; nothing is changed then.
         """
-        target = self.memory.newest()
+        live = self.journal.meta().get("live", {})
+        target = self.memory.newest([(step, spent) for step, spent in live.get("stretches", [])])
         kept, clock, decisions = target.kept, self.clock, self.journal.decisions()
         saved, here = set(kept["controls"]["values"]), set(self.controls)
         if saved != here:
@@ -458,6 +479,9 @@ class Engine:
         if lost:
             clock.rewind(clock.step, before["spent"], clock.stretches)
         self._settle_old(decisions, kept["decisions"])
+        self.paused = bool(live.get("paused"))
+        if self.paused:
+            log.warning("the run was paused, and is: autotune resume %s", self.journal.place.name)
         self._resumption = self.journal.decide(
             step=clock.step,
             spent=clock.spent,
@@ -494,26 +518,34 @@ class Engine:
             if decision.status == "pending":
                 note = "the process ended before this was known to be applied"
                 self.journal.settle(dataclasses.replace(decision, status="failed", note=note))
+        sources = {d.id: d.source for d in applied}
+        undone = {d.action.decision for d in applied if isinstance(d.action, Undo)}
         for decision in applied:
-            human = decision.source.startswith(HUMAN)
-            action = decision.action
+            human, action = decision.source.startswith(HUMAN), decision.action
             again = "again" in action.evidence  # done by an earlier resume; the original stands as well
-            if not human or decision.id <= known or again:
+            if not human or decision.id <= known or decision.id in undone or again:
                 continue
-            reason, evidence = (
-                f"as decision {decision.id}, which the checkpoint did not know",
-                {"again": decision.id},
-            )
-            if isinstance(action, AGAIN):
-                self.executor.submit(
-                    dataclasses.replace(action, reason=reason, evidence=evidence), decision.source
-                )
-            elif isinstance(action, Undo):
+            why: dict[str, Any] = {
+                "reason": f"as decision {decision.id}, which the checkpoint did not know",
+                "evidence": {"again": decision.id},
+            }
+            source = decision.source
+            if isinstance(action, Pin):  # of the value that it had then, for the steps that are left of it
+                self.executor.submit(Set(action.name, decision.after[action.name], **why), source)
+                left = None if action.steps is None else decision.spent + action.steps - self.clock.spent
+                action = dataclasses.replace(action, steps=left and max(1, left))
+            for change in action.then if isinstance(action, Rewind) else (action,):
+                if isinstance(change, AGAIN):
+                    self.executor.submit(dataclasses.replace(change, **why), source)
+            if isinstance(action, Undo) and action.decision is not None:
+                of_person = sources[action.decision].startswith(HUMAN)
+                if of_person and action.decision > known:
+                    continue  # neither is done
                 for name, value in decision.after.items():
-                    if owners.get(name) == decision.source:
-                        self.executor.submit(
-                            Set(name, value, reason=reason, evidence=evidence), decision.source
-                        )
+                    owner = owners.get(name, POLICY) if of_person else source
+                    self.executor.submit(Set(name, value, **why), source if owner == POLICY else owner)
+                    if owner == POLICY:
+                        self.executor.submit(Release(name, **why), source)
 
     def _kept(self) -> dict[str, Any]:
         """What a snapshot keeps beside plant and data."""

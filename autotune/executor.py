@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,8 +51,8 @@ log = logging.getLogger("autotune")
 
 IN_A_TRIAL = (Stop, Suggest, Escalate, Pause, Resume, Reject, Comment, Arrange)
 """What can be done in the middle of a trial."""
-TAKEN_BACK = (Set, Ramp, Schedule, Pin, Release, Rewind)
-"""What can be undone."""
+TAKEN_BACK = (Set, Ramp, Schedule, Pin, Release)
+"""What can be undone, beside a person's rewind."""
 
 
 class BrokenRun(RuntimeError):
@@ -136,6 +137,7 @@ class Executor:
         self._signals = signals
         self._run = run
         self._undoing = Undoing()
+        self._unsettled: list[Decision] = []  # applied, and pending on record
 
     def since(self, known: int) -> Sequence[Decision]:
         """What was decided after the decision of this id, oldest first."""
@@ -145,8 +147,8 @@ class Executor:
             for decision in decided[bisect_right(decided, known, key=lambda d: d.id) :]
         ]
 
-    def note(self, id: int, text: str) -> None:
-        """Add what has come of a decision to its record.
+    def note(self, id: int, text: str) -> Decision:
+        """Add what has come of a decision to its record, and return that.
 
         Raises:
             JournalError: when it cannot be written down.
@@ -155,6 +157,7 @@ class Executor:
         decision = self.decisions[place]
         self.decisions[place] = replace(decision, note="; ".join(filter(None, (decision.note, text))))
         self._journal.settle(self.decisions[place], self._run.live())
+        return self.decisions[place]
 
     def dismiss(self, source: str) -> None:
         """A benched policy lets go of everything: its ramps end, and what it has moved is free."""
@@ -187,6 +190,7 @@ class Executor:
         """
         if self._broken is not None:
             raise self._broken
+        self._settle()  # what the journal did not take then
         situation, verdict, target = self._judge(action, source, declared, refusal)
         applying = verdict.status in ("applied", "clamped")
         decision = self._journal.decide(
@@ -220,10 +224,17 @@ class Executor:
                 self._journal.settle(decision)
             raise submitted.error
         if applying:
-            self._journal.settle(decision, self._run.live())
             if decision.applied and isinstance(verdict.action, Set | Ramp | Schedule | Rewind):
                 self._outcomes.watch(decision, before)
+            self._unsettled.append(decision)
+            self._settle()
         return submitted
+
+    def _settle(self) -> None:
+        """Write down what has become of decisions; what fails stays to be written."""
+        while self._unsettled:
+            self._journal.settle(self._unsettled[0], self._run.live())
+            del self._unsettled[0]
 
     def _judge(
         self, action: Action, source: str, declared: frozenset[str] | None, refusal: str
@@ -262,7 +273,13 @@ class Executor:
                 adopted = tuple(Set(name, value, reason=action.reason) for name, value in values.items())
                 before = {name: self._controls[name]() for name in values}
                 situation = replace(situation, adopted=adopted, before=before)
+            if isinstance(action, Undo) and self._memory.movable:
+                self._undoing.check(action.decision)
             if isinstance(action, Rewind):
+                if isinstance(action.to, int) and action.to > clock.step:
+                    raise TuneError(
+                        f"a rewind goes back, got step {action.to}; the run is at step {clock.step}"
+                    )
                 info = self._memory.find(action.to)
                 here = info.step == clock.step and clock.live(info.step, info.spent)
                 situation = replace(situation, target=info, here=here)
@@ -287,11 +304,14 @@ class Executor:
             case Approve(decision=id) | Reject(decision=id):
                 suggested = self._journal.decision(id)
                 answers = [d for d in self._journal.decisions(after=id) if d.applied]
+                again = action.evidence.get("again")  # after a resume
                 given = next(
                     (
                         a
                         for a in answers
-                        if isinstance(a.action, Approve | Reject) and a.action.decision == id
+                        if isinstance(a.action, Approve | Reject)
+                        and a.action.decision == id
+                        and a.id != again
                     ),
                     None,
                 )
@@ -341,7 +361,12 @@ class Executor:
                     notes.append(str(result))
                     notes += [self._changed_after(change, source) for change in then]
                 case Undo(decision=int() as id):
+                    undone = self._journal.decision(id).action
+                    notes.append(f"taken back: {undone.describe()}")
                     result = self._undo(self._undoing.take(id), source)
+                    if result is not None and isinstance(undone, Rewind) and undone.data == "skip":
+                        why = "batches that were skipped come again, with other random numbers"
+                        result = replace(result, grade="approximate", why=why)
                     notes.append("" if result is None else str(result))
                 case Pause() | Resume():
                     self._run.paused = isinstance(verdict.action, Pause)
@@ -363,20 +388,30 @@ class Executor:
             note = str(error) if isinstance(error, TuneError) else f"{type(error).__name__}: {error}"
             return replace(submitted, decision=replace(decision, status="failed", note=note), error=error)
         self._supervisor.applied(verdict.action, by, situation)
-        if isinstance(verdict.action, Rewind | Adopt):
-            self._forget_rewind()
-            self._undoing.rewound(decision.id)
-        if isinstance(verdict.action, TAKEN_BACK) and (stands or left):
-            self._undoing.remember(decision.id, Before(source, stands, left))
+        self._remember(decision, verdict.action, Before(source, stands, left))
         note, after = "; ".join(filter(None, notes)), {n: self._controls[n]() for n in situation.before}
         decision = replace(decision, status=verdict.status, note=note, after=after)
         return replace(submitted, decision=decision, result=result)
+
+    def _remember(self, decision: Decision, action: Action, before: Before) -> None:
+        """Keep what it takes to undo it: a policy's rewind is not undone, nor the end of a pin."""
+        moved = isinstance(action, Rewind | Adopt)
+        if moved:
+            self._forget_rewind()
+        ended = any((stand.pinned_until or math.inf) <= self._clock.spent for stand in before.stands.values())
+        if before.target is not None or (before.stands and isinstance(action, TAKEN_BACK) and not ended):
+            forgotten = self._undoing.remember(decision.id, before)
+            if forgotten is not None:
+                self._run.release(forgotten)
+        if moved:
+            self._undoing.rewound(decision.id)
 
     def _undo(self, before: Before, source: str) -> Restored | None:
         """Let all stand as it did; what a policy had moved is held, or it would move again."""
         result = None
         if before.target is not None:
-            result = self._restored(before.target)
+            movable = self._memory.movable  # else those of the framework's loop go on from where they are
+            result = self._restored(before.target if movable else replace(before.target, data="skip"))
             self._run.release(before.target)
         for name, stand in before.stands.items():
             if stand.owner == POLICY and not before.source.startswith(HUMAN):

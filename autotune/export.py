@@ -41,6 +41,7 @@ from .records import (
     Checkpoint,
     Comment,
     Decision,
+    Escalate,
     Pause,
     Pin,
     Probe,
@@ -61,10 +62,12 @@ from .supervisor import TUNER
 VERSION = 1
 RESTORED = re.compile(r"\bat step (\d+), (?:bitwise|state-exact|approximate):")
 """Where a rewind went, as its decision's note says."""
+BENCHED = re.compile(r"^(.+?) is benched: ")
+"""Which policy is benched, as the tuner's word to a person says."""
 TRIED = re.compile(r"\bafter (\d+) steps")
 """What a trial took, as its decision's note says."""
 
-BESIDE = (Stop, Suggest, Pause, Resume, Reject, Comment, Arrange)
+BESIDE = (Stop, Suggest, Escalate, Pause, Resume, Reject, Comment, Arrange)
 """What is done in the middle of a trial; anything else ends it."""
 
 SEEN, DONE = 0, 1  # what was logged at a tick, and what was decided then, in that order
@@ -177,6 +180,8 @@ class _Reader:
         self._saved: dict[str, LiveLine] = {}
         self._returned = False  # from trials, here; what is then decided is kept with the state that is saved
         self._trials: dict[int, _Trial] = {}
+        sources = {decision.source for decision in decisions}
+        self._policies = {name for name in sources if name != TUNER and not name.startswith(HUMAN)}
 
     def arrive(self, step: int, spent: int) -> None:
         """The run has come to this step."""
@@ -198,6 +203,7 @@ class _Reader:
             return
         beside = not decision.applied or isinstance(action, BESIDE)
         if self.trying and beside and 0 < decision.branch - self._branch <= len(self.trying):
+            self._bench(decision)
             return  # made during a trial, where nothing is changed
         moved = isinstance(action, Rewind | Adopt | Undo | Approve) and _restored(decision) is not None
         self._branch = decision.branch + (decision.applied and moved)
@@ -207,10 +213,19 @@ class _Reader:
         if isinstance(action, Checkpoint) and decision.status != "refused":  # one that was not settled, too
             label = action.name or f"step-{decision.step}-spent-{decision.spent}"
             self._saved[label] = line.copy()
+        self._bench(decision)
         if decision.applied:
             if decision.id in self._before:
                 self._before[decision.id] = line.copy()
             self._do(decision, *self._meant(decision))
+
+    def _bench(self, decision: Decision) -> None:
+        """The ramps of a policy that is benched end where they are."""
+        action = decision.action
+        if isinstance(action, Arrange) and decision.applied:
+            self.line.bench(frozenset(self._policies.difference(action.policies)))
+        elif isinstance(action, Escalate) and decision.source == TUNER:
+            self.line.bench(self.line.benched.union(BENCHED.findall(action.reason)))
 
     def _meant(self, decision: Decision) -> tuple[Action, str]:
         """What is done, and in whose name: an approval does what was suggested."""

@@ -80,8 +80,9 @@ class Inbox:
         try:
             mailbox = self._open()
             self._deliver(mailbox)
-            for command in mailbox.waiting():
-                mailbox.settle(Ack(command.id, "refused", note=why, time=time.time()))
+            for command in mailbox.waiting():  # one that an earlier process has done may be among them
+                refused = Ack(command.id, "refused", note=why, time=time.time())
+                mailbox.settle(self._known.get(command.id, refused))
         except Exception as error:
             log.error("people may not learn what became of their last commands: %s", error)
         finally:

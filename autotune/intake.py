@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -36,6 +37,10 @@ from .trials import Trials
 
 log = logging.getLogger("autotune")
 
+RETRY_SECONDS = 1.0
+"""Between two attempts to do what waits for the journal of a run that is paused."""
+SIGN_SECONDS = 60.0
+"""Between two signs of life of a run that is paused."""
 BESIDE_TRIALS = (Pause, Resume, Reject, Comment, Arrange)
 """What trials need not know of."""
 
@@ -49,6 +54,10 @@ class Run(Protocol):
     executor: Executor
     stopping: bool
     paused: bool
+
+    def tell(self) -> None:
+        """Put on record how the run stands."""
+        ...
 
     def leave_trials(self) -> None:
         """Go back to where the trials began, and let them be."""
@@ -71,11 +80,14 @@ class Intake:
     def obey(self) -> None:
         """Do what has arrived; while the run is paused, wait for more."""
         while self.inbox is not None:
-            while (command := self.inbox.take()) is not None:
+            while not self._run.stopping and (command := self.inbox.take()) is not None:
                 self._take_in(command)
             if not self._run.paused or self._run.stopping:
                 return
-            self.inbox.wait(1.0)
+            self.inbox.wait(RETRY_SECONDS if self._later else SIGN_SECONDS)
+            self._run.tell()
+            if not self._run.trials.running:
+                self.catch_up()
 
     def catch_up(self) -> None:
         """Do what had to wait, unless it has to wait on."""
@@ -95,13 +107,20 @@ class Intake:
                 run.executor.submit(Release(name, reason="its pin is over"), run.controls[name].owner)
 
     def _take_in(self, command: Command) -> None:
-        """Do it now or after the trials; what concerns them ends them."""
-        if self._run.trials.running and not isinstance(command.action, BESIDE_TRIALS):
+        """Do it now, or after the trials, unless it concerns them: it ends them then."""
+        if self._later and not self._run.trials.running:
+            self._wait(command, "what was sent before it is not on record yet")
+            return
+        beside = command.expired or isinstance(command.action, BESIDE_TRIALS)
+        if self._run.trials.running and not beside:
             if not self._ends_trials(command.action):
                 self._wait(command, "the run is in a trial; this is done when it is back")
                 return
+            spent = self._run.clock.spent - self._run.trials.begun
             self._run.leave_trials()
             self.catch_up()
+            self._do(command, f"the trials under way, {spent} steps, are ended")
+            return
         self._do(command)
 
     def _ends_trials(self, action: Action) -> bool:
@@ -109,7 +128,7 @@ class Intake:
             return True
         return isinstance(action, Set | Ramp | Schedule | Pin) and action.name in self._run.trials.moved
 
-    def _do(self, command: Command) -> None:
+    def _do(self, command: Command, note: str = "") -> None:
         assert self.inbox is not None
         submit, source = self._run.executor.submit, HUMAN + command.author
         action = dataclasses.replace(command.action, evidence={COMMAND: command.id})
@@ -122,14 +141,26 @@ class Intake:
                     "" if saved.applied else f"a stop saves the run first, and that failed: {saved.note}"
                 )
             submitted = submit(action, source, refusal=refusal)
-        except JournalError as error:  # what is not on record is not done
+        except JournalError as error:
             log.error("step %d: %s", self._run.clock.step, error)
-            self._wait(command, str(error))
+            last = next(reversed(self._run.executor.decisions), None)
+            if last is not None and last.action.evidence.get(COMMAND) == command.id:
+                self.inbox.answer(answer(command.id, last))  # it is done, and on record as pending
+            else:  # what is not on record is not done
+                self._wait(command, str(error))
         except BrokenRun as error:
             self.inbox.answer(Ack(command.id, "failed", str(error), time=time.time()))
             raise
+        except Exception as error:  # whatever somebody sends must not end the training
+            log.exception("step %d: a command of %s failed", self._run.clock.step, command.author)
+            why = f"{type(error).__name__}: {error}"
+            self.inbox.answer(Ack(command.id, "failed", why, time=time.time()))
         else:
-            self.inbox.answer(answer(command.id, submitted.decision))
+            decision = submitted.decision
+            if note:
+                with contextlib.suppress(JournalError):
+                    decision = self._run.executor.note(decision.id, note)
+            self.inbox.answer(answer(command.id, decision))
 
     def _wait(self, command: Command, why: str) -> None:
         assert self.inbox is not None

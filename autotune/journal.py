@@ -358,7 +358,7 @@ class Journal:
             TuneError: when there is none of this id.
         """
         table = tables.decisions
-        rows = self._select(sa.select(table).where(table.c.id == id))
+        rows = self._select(sa.select(table).where(table.c.id == id)) if 0 < id < 2**63 else []
         if not rows:
             raise TuneError(f"a decision is named by its id, got {id}, which this run has not made")
         return _decision(rows[0])
@@ -469,7 +469,9 @@ class Journal:
         recorded = (tables.metrics, tables.decisions)
         newest = [sa.select(t.c.time).order_by(t.c.id.desc()).limit(1).subquery() for t in recorded]
         rows = self._select(sa.union_all(*(sa.select(times.c.time) for times in newest)))
-        return float(max((row.time for row in rows), default=self.meta()["created"]))
+        meta = self.meta()
+        told = meta.get("live", {}).get("time", meta["created"])  # by a run that is paused
+        return float(max([told, *(row.time for row in rows)]))
 
     def _execute(self, statement: sa.Executable) -> None:
         with self._transaction() as connection:

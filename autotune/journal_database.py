@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import threading
 import time
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from filelock import Timeout
+from sqlalchemy.engine.base import OptionEngine
 
 from . import journal_tables as tables
 from .places import DatabaseRun, address, shown
@@ -23,6 +28,8 @@ OPTIONS = {"connect_timeout": "10", "tcp_user_timeout": "10000", "client_encodin
 """How long a database that has gone is waited for, in s and ms; what the address says comes first."""
 NO_TABLE = "42P01"
 """PostgreSQL's code for a table that is not there."""
+CONNECTIONS = 5
+"""The most that a process has to one database, however many runs it looks at; more threads wait."""
 
 listed = sa.MetaData(schema="autotune")
 runs = sa.Table(
@@ -37,10 +44,12 @@ runs = sa.Table(
 def connect(run: DatabaseRun) -> sa.Engine:
     """An engine to which tables without a schema are those of `run`. It connects again by itself.
 
+    All that a process has on one database share their connections; `dispose` is one's own going.
+
     Raises:
         TuneError: when the driver is not installed.
     """
-    return _engine(run.url).execution_options(schema_translate_map={None: run.schema})
+    return _shared(run.url, schema_translate_map={None: run.schema})
 
 
 def make(run: DatabaseRun, facts: Mapping[str, Any], before_commit: Callable[[], None]) -> None:
@@ -89,7 +98,7 @@ def names(url: str) -> list[str]:
     Raises:
         TuneError: when it cannot be reached, or refuses.
     """
-    engine = _engine(url)
+    engine = _shared(url)
     try:
         with engine.connect() as connection:
             if not sa.inspect(connection).has_table("runs", schema="autotune"):
@@ -135,13 +144,45 @@ def locked(run: DatabaseRun, what: str, seconds: float) -> Iterator[None]:
     until = time.monotonic() + seconds
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.detach()  # from what is shared: the lock goes with this connection
             while not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
                 if time.monotonic() > until:
                     raise Timeout(f"{what} of {run}")
                 time.sleep(0.1)
             yield
     finally:
-        engine.dispose()  # the lock goes with the connection
+        engine.dispose()
+
+
+class _Shared(OptionEngine):
+    """One of those that share the connections to a database; the last to go closes them."""
+
+    def __init__(
+        self, engine: sa.Engine, options: Mapping[str, Any], users: weakref.WeakSet[_Shared]
+    ) -> None:
+        super().__init__(engine, options)
+        self.shared, self._users = engine, users
+        users.add(self)
+
+    def dispose(self, close: bool = True) -> None:
+        """Go."""
+        with _sharing:
+            self._users.discard(self)
+            if not self._users:
+                super().dispose(close)
+
+
+_users: defaultdict[tuple[int, str], weakref.WeakSet[_Shared]] = defaultdict(weakref.WeakSet)
+"""Who shares connections: those of one process, since a fork's are not its own, to one address."""
+_sharing = threading.Lock()
+
+
+def _shared(url: str, **options: Any) -> sa.Engine:
+    """One more of those that share the connections to a database."""
+    with _sharing:
+        users = _users[os.getpid(), url]
+        other = next(iter(users), None)
+        return _Shared(other.shared if other else _engine(url), options, users)
 
 
 def _engine(url: str) -> sa.Engine:
@@ -149,7 +190,7 @@ def _engine(url: str) -> sa.Engine:
     # The driver is named, because SQLAlchemy's own choice has changed.
     parsed = parsed.set(drivername="postgresql+psycopg", query={**OPTIONS, **parsed.query})
     try:
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=0)
     except ModuleNotFoundError as error:
         raise TuneError(
             f"runs in a database need the driver psycopg ({error}); pip install 'autotune-torch[postgres]'"

@@ -43,6 +43,8 @@ class LiveLine:
         self.kinds = kinds
         self.clock = Clock(None)
         self.owners = dict.fromkeys(kinds, "policy")
+        self.benched: frozenset[str] = frozenset()
+        """Policies whose ramps have ended with them."""
         self.changes: dict[str, list[Change]] = {name: [] for name in kinds}
         self.seen = dict.fromkeys(kinds, (0, 0))  # (step, spent) at which a value was last known for certain
 
@@ -120,6 +122,14 @@ class LiveLine:
         if self.changes[name] and self.changes[name][-1].running(self.clock.step - 1):
             self.put(name, value)
 
+    def bench(self, policies: frozenset[str]) -> None:
+        """These policies are not asked any more, and the others are."""
+        self.benched = policies
+        for name, changes in self.changes.items():
+            ramp = changes[-1].ramp if changes else None
+            if ramp and ramp.source in policies:
+                self.stop(name, self.value(name))
+
     def arrive(self, step: int, spent: int) -> None:
         """The run has come to this step; if more was spent than that, it had been away for trials."""
         clock, back = self.clock, spent - step - self.offset
@@ -131,7 +141,7 @@ class LiveLine:
     def restore(self, target: LiveLine, resumed: bool = False) -> None:
         """Go to `target`. What people hold stays as it is, unless the run was `resumed` by a new process."""
         if resumed:
-            self.owners = dict(target.owners)
+            self.owners, self.benched = dict(target.owners), target.benched
         held = {n: self.changes[n] for n, o in self.owners.items() if o != "policy" and not resumed}
         values = {name: self.value(name) for name, changes in held.items() if changes}
         tails = {name: held[name][-1] for name in values}
@@ -147,12 +157,13 @@ class LiveLine:
                 self.put(name, values[name], shifted)
             elif ramp and ramp.source.startswith(HUMAN) and self.owners[name] != ramp.source:
                 self.stop(name, self.value(name))
+        self.bench(self.benched)
 
     def document(self, name: str) -> list[dict[str, Any]]:
         """The changes as plain JSON values, without those that change nothing."""
         last_at = {change.step: change for change in self.changes[name]}
         whole = self.kinds[name] == "int"
-        out: list[dict[str, Any]] = []
+        kept: dict[int, Change] = {}
         before: Change | None = None
         for step, change in last_at.items():
             if before is not None and before.ramp is not None and before.ramp == change.ramp:
@@ -160,11 +171,13 @@ class LiveLine:
             still = before is not None and not before.running(step) and not change.running(step)
             if still and before is not None and before.at(step) == change.at(step):
                 continue
-            before = change
+            before = kept[step] = change
+        out: list[dict[str, Any]] = []
+        for step, change in kept.items():
             if change.ramp is None:
                 out.append({"step": step, "value": change.value})
                 continue
-            until = min((later for later in last_at if later > step), default=math.inf)
+            until = min((later for later in kept if later > step), default=math.inf)
             for part in change.ramp.parts:
                 begin = max(step, part.start)
                 if (part.end > step or part is change.ramp.parts[-1]) and begin < until:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -200,8 +202,21 @@ class Memory:
         self._loader.check(target.position, data)
         return target
 
-    def newest(self) -> Target:
-        """The newest whole checkpoint on disk, for a resume; errors as for `prepare`."""
+    def newest(self, stretches: Sequence[tuple[int, int]] = ()) -> Target:
+        """The newest whole checkpoint on disk, for a resume; errors as for `prepare`.
+
+        Args:
+            stretches: of the live branch; what was left by a rewind comes last. None known: all are live.
+        """
+        live = Clock(None, step=sys.maxsize, stretches=list(stretches)).live
+        on_it = [saved for saved in reversed(self._saved) if stretches and live(saved.step, saved.spent)]
+        for saved in on_it:
+            try:
+                loaded = self._store.load(saved.name)
+            except TuneError as error:
+                warnings.warn(f"taking an older checkpoint: {error}", stacklevel=2)
+            else:
+                return self._target(loaded, "replay")
         return self._read(None, "replay")
 
     def restore(self, target: Target, rest: Callable[[Mapping[str, Any]], None]) -> Restored:
@@ -243,7 +258,9 @@ class Memory:
         return self._ring.snapshots if self._ring is not None else []
 
     def _read(self, name: str | None, data: Data) -> Target:
-        loaded = self._store.load(name)
+        return self._target(self._store.load(name), data)
+
+    def _target(self, loaded: LoadedCheckpoint, data: Data) -> Target:
         self._plant.check(loaded.state["plant"])
         info = SnapshotInfo(loaded.info.step, loaded.info.spent, loaded.info.name)
         return Target(info, data, Position(**loaded.state["position"]), loaded.state["kept"], loaded)

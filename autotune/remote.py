@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -49,8 +50,8 @@ def connect(
         UnknownRun: when there is no such run, or several.
         TuneError: when its record cannot be read, or for an author or a timeout that cannot be.
     """
-    if not timeout >= 0:
-        raise TuneError(f"a timeout is a number of seconds from 0 on, got {timeout!r}")
+    if not 0 <= timeout < math.inf:
+        raise TuneError(f"a timeout is a finite number of seconds from 0 on, got {timeout!r}")
     author = login() if author is None else author
     check_author(author)
     root = default_root() if root is None else root

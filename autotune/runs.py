@@ -122,6 +122,8 @@ class Summary:
     decisions: Sequence[Decision]
     checkpoints: Sequence[Saved]
     """Those whose manifest is whole, by step."""
+    paused: bool
+    """By a person."""
     mlflow: Mapping[str, Any] | None
     """`tracking_uri`, and once something was delivered `experiment_id` and `run_id`; None: MLflow is off."""
 
@@ -157,6 +159,7 @@ def summarise(place: Place) -> Summary:
             ],
             decisions=decisions,
             checkpoints=journal.checkpoints(),
+            paused=journal.status() == "running" and meta.get("live", {}).get("paused", False),
             mlflow=target and {**target, **journal.delivered().get("run", {})},
         )
     finally:

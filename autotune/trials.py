@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from .controls import Controls, Held
 from .memory import Restored, Target
@@ -95,6 +95,17 @@ class Trials:
     def running(self) -> bool:
         """Whether the run is in a trial."""
         return self._now is not None
+
+    @property
+    def origin(self) -> Mapping[str, Any] | None:
+        """What was kept with the state that the trials began from; None when none is on."""
+        return None if self._origin is None else self._origin.kept
+
+    @property
+    def begun(self) -> int:
+        """The `spent` at which the trials that are on began."""
+        assert self._origin is not None
+        return self._origin.info.spent
 
     @property
     def waiting(self) -> bool:

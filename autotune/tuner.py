@@ -24,7 +24,7 @@ from .actuators import BatchTransform
 from .actuators.param_groups import unwrap
 from .checkpoints import CheckpointInfo
 from .clock import Clock
-from .commands import mailbox
+from .commands import check_author, mailbox
 from .controls import Controls
 from .data import ReplayingLoader
 from .delivery import Delivery, target
@@ -191,7 +191,7 @@ class AutoTuner(Verbs[Decision]):
         self._updates = self._skips = 0  # of the scaler; of them, in a row, those without a step
         if scaler is not None:
             scaler.update = self._counted(scaler.update)  # type: ignore[method-assign]
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
         # Compiled optimizer steps must not trace into the hooks.
         self._hooks = [
             optimizer.register_step_post_hook(torch.compiler.disable(self._engine.after_step)),
@@ -355,7 +355,7 @@ class AutoTuner(Verbs[Decision]):
         Args:
             status: how the run ended; None: finished.
         """
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:  # a forked child has no part in the run
             return
         self._closed = True
         _tuned.discard(self._optimizer)
@@ -365,9 +365,6 @@ class AutoTuner(Verbs[Decision]):
         if self._scaler is not None:
             del self._scaler.update
         self._engine.controls.detach()
-        inbox, step = self._engine.intake.inbox, self._engine.clock.step
-        if inbox is not None:
-            inbox.close(f"the run was over, at step {step}, before this was done")
         try:
             self._engine.collect(wait=True)
         except Exception as error:  # a device that has died; the record is closed all the same
@@ -376,6 +373,10 @@ class AutoTuner(Verbs[Decision]):
             self._journal.end(status or "finished")
         except JournalError as error:
             log.error("the end of the run is not on record: %s", error)
+        try:  # who sends a command from now on sees that the run is over
+            self._inbox().close(f"the run was over, at step {self._engine.clock.step}, before this was done")
+        except JournalError as error:
+            log.error("what people have sent last stays unanswered: %s", error)
         if self._delivery and not self._delivery.close():
             log.warning("MLflow lacks a part of this run; deliver it by: autotune sync %s", self.folder)
         try:
@@ -520,9 +521,13 @@ class AutoTuner(Verbs[Decision]):
         """Keep the state before the first step, or before the first after a resume."""
         if not self._begun:
             self._begun = True
-            journal = self._journal
-            self._engine.intake.inbox = Inbox(partial(mailbox, journal.place), journal.decisions())
+            self._engine.intake.inbox = self._inbox()
             self._engine.begin()
+
+    def _inbox(self) -> Inbox:
+        """The inbox, open; there is none before the loop begins."""
+        journal = self._journal
+        return self._engine.intake.inbox or Inbox(partial(mailbox, journal.place), journal.decisions())
 
     def _hand_out(self) -> None:
         self._inside, self._taken = True, self._engine.clock.spent
@@ -540,6 +545,7 @@ class AutoTuner(Verbs[Decision]):
         elif updated and not self._settled:  # the scaler has skipped the step
             self._unstepped = 0
             self._skips += 1
+            self._engine.obey()
             if self._skips % self._engine.every.sample == 0:
                 self._engine.skipped()
             if self._skips == SELDOM_STEPPED:
@@ -575,6 +581,7 @@ class AutoTuner(Verbs[Decision]):
             raise TuneError("a closed tuner changes nothing any more; go on by AutoTuner.resume")
         if isinstance(action, Rewind | Undo | Approve):
             self._at_boundary(action.kind)
+        check_author(by)
         submitted = self._engine.executor.submit(action, HUMAN + by)
         if not submitted.decision.applied:
             raise TuneError(submitted.decision.note) from submitted.error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .controls import Stand
 from .memory import Target
-from .records import TuneError
+from .records import HUMAN, TuneError
 
 KEPT = 100
 """Decisions that can be taken back."""
@@ -31,6 +31,7 @@ class Undoing:
         self._before: dict[int, Before] = {}
         self._moved: dict[str, int] = {}  # which decision has moved a hyperparameter last
         self._rewound = 0  # which has moved the run
+        self._outgrown = 0  # which has, and the run is beyond where it left
 
     @property
     def target(self) -> Target | None:
@@ -38,13 +39,12 @@ class Undoing:
         before = self._before.get(self._rewound)
         return None if before is None else before.target
 
-    def remember(self, id: int, before: Before) -> None:
-        """A decision has been applied, and this is how it was."""
+    def remember(self, id: int, before: Before) -> Target | None:
+        """A decision has been applied, and this is how it was; returns a state that is forgotten for it."""
         moved = {name: self._moved.get(name, 0) for name in before.stands}
         self._before[id] = Before(before.source, before.stands, before.target, moved, self._rewound)
         self._moved |= dict.fromkeys(before.stands, id)
-        if len(self._before) > KEPT:
-            del self._before[min(self._before)]
+        return self._before.pop(min(self._before)).target if len(self._before) > KEPT else None
 
     def rewound(self, id: int) -> None:
         """The run has been moved by this decision."""
@@ -56,6 +56,12 @@ class Undoing:
         Raises:
             TuneError: when it cannot be.
         """
+        if self._outgrown and (
+            id == self._outgrown or (id is None and self._outgrown > max(self._before, default=0))
+        ):
+            raise TuneError(
+                f"rewind {self._outgrown} stays: the run is beyond the step that it left; rewind once more"
+            )
         if id is None:
             if not self._before:
                 raise TuneError("nothing has been done by this process that could be undone")
@@ -73,6 +79,16 @@ class Undoing:
                 raise TuneError(f"decision {later} has changed {name} since decision {id}; undo that first")
         return id
 
+    def check(self, id: int | None) -> None:
+        """See that the run can go back to where it was before this decision.
+
+        Raises:
+            TuneError: when its data cannot come again.
+        """
+        before = self._before.get(id or 0)
+        if before is not None and before.target is not None:
+            before.target.check()
+
     def names(self, id: int) -> list[str]:
         """The hyperparameters that it has changed; none for what cannot be taken back."""
         return list(self._before[id].stands) if id in self._before else []
@@ -80,6 +96,11 @@ class Undoing:
     def take(self, id: int) -> Before:
         """How it was before; what was done earlier can be taken back next."""
         before = self._before.pop(id)
+        if before.target is not None:  # what has been done since the rewind is left behind with it
+            for later in sorted((n for n in self._before if n > id), reverse=True):
+                left = self._before.pop(later)
+                if not left.source.startswith(HUMAN):  # what people hold, they go on holding
+                    self._moved |= left.moved
         self._moved |= before.moved
         self._rewound = before.rewound if self._rewound == id else self._rewound
         return before
@@ -89,4 +110,5 @@ class Undoing:
         target = self.target
         if target is not None:
             del self._before[self._rewound]
+            self._outgrown = self._rewound
         return target

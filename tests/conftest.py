@@ -1,6 +1,7 @@
 """Settings of every test."""
 
 import gc
+import shutil
 import sys
 
 import pytest
@@ -29,3 +30,22 @@ def no_store_of_mlflow_stays_in_force():
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None:
         mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The file of a store of MLflow with nothing in it, to be copied: making one takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.chdir(folder)  # where its first experiment keeps files
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def mlflow_store(empty_store, tmp_path):
+    """The address of a local store of the test's own."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"

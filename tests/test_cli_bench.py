@@ -89,7 +89,7 @@ def test_list_names_every_suite():
         assert name in result.output
 
 
-def test_run_report_and_import_of_a_users_workload_and_policy(tmp_path, monkeypatch):
+def test_run_report_and_import_of_a_users_workload_and_policy(monkeypatch, mlflow_store):
     chosen = ("--workload", "user_small:Mine", "--only", "mine", "--policy", "user_small:policy")
     result = run(*chosen)
     assert result.exit_code == 0, result.output
@@ -111,12 +111,11 @@ def test_run_report_and_import_of_a_users_workload_and_policy(tmp_path, monkeypa
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert {item.cell.arm for item in load(folder / "results.json.gz").cells} >= {"policy", "tuned baseline"}
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     imported = bench("import", str(folder / "results.json.gz"))
     assert imported.exit_code == 0, imported.output
     assert "http" in imported.output
-    client = mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(mlflow_store)
     [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
     assert "smoke" in experiment.name
     assert client.search_runs([experiment.experiment_id])

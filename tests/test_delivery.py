@@ -2,6 +2,7 @@ import http.server
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -45,9 +46,9 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The address of a local store, shared, because making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def store(tmp_path_factory, empty_store):
+    """The address of a local store, shared."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('store'))}"
 
 
 class Server:

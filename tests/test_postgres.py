@@ -1,6 +1,7 @@
 """What is particular to records in PostgreSQL; test_journal.py runs on both kinds of store."""
 
 import math
+import os
 import shutil
 import stat
 import sys
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import torch
+from filelock import Timeout
 from loops import Loop, Scripted
 from recorded import Recorder
 
@@ -26,6 +28,8 @@ from autotune.plot import plot_run
 from autotune.process import this_process
 from autotune.records import Checkpoint, Set, TuneError
 from autotune.runs import UnknownRun, find, resolve, summarise
+from autotune.web.store import Store
+from autotune.web.view import View
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -108,6 +112,82 @@ def test_without_the_driver_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(TuneError, match=r"pip install 'autotune-torch\[postgres\]'"):
         find("postgresql://ada@db/runs")
+
+
+# --- connections --------------------------------------------------------------------------------------------
+
+
+def connected(url, where="state IS NOT NULL"):
+    """How many are connected to the database, but for who asks."""
+    with psycopg.connect(url, autocommit=True) as asking:
+        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s AND "
+        return asking.execute(count + where, [asking.info.backend_pid]).fetchone()[0]
+
+
+def test_a_process_has_few_connections_however_many_runs_it_shows(tmp_path, url):
+    for number in range(12):
+        Recorder(tmp_path / f"run-{number}", store=url).end()
+    store = Store(url)
+    with ThreadPoolExecutor(12) as pool:
+        lines = [*pool.map(lambda number: store.view(f"run-{number}").listed(), range(12))]
+    assert [line["status"] for line in lines] == ["finished"] * 12
+    assert 0 < connected(url) <= journal_database.CONNECTIONS
+    store.close()
+
+
+def test_those_who_share_connections_go_one_by_one(tmp_path, url):
+    places = [Recorder(tmp_path / name, store=url).journal.place for name in ("one", "two")]
+    one, two = map(journal_database.connect, places)
+    with two.connect() as busy:
+        own = "SELECT pg_backend_pid()"
+        process = busy.exec_driver_sql(own).scalar()
+        one.dispose()
+        assert busy.exec_driver_sql(own).scalar() == process
+    with two.connect() as again:
+        assert again.exec_driver_sql(own).scalar() == process
+
+
+def test_a_lock_goes_with_its_session_though_others_stay(tmp_path, url):
+    place = Recorder(tmp_path / "run", store=url).journal.place
+    staying = journal_database.connect(place)
+    locks = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+    with journal_database.locked(place, "delivery", 1.0):
+        assert connected(url, locks) == 1
+        with pytest.raises(Timeout), journal_database.locked(place, "delivery", 0.0):
+            pass
+    assert connected(url, locks) == 0
+    staying.dispose()
+
+
+def test_a_forked_process_has_connections_of_its_own(tmp_path, url):
+    place = Recorder(tmp_path / "run", store=url).journal.place
+    mine = journal_database.connect(place)
+    asking = sa.text("SELECT pg_backend_pid()")
+    with mine.connect() as connection:
+        known = connection.scalar(asking)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        with journal_database.connect(place).connect() as connection:
+            os.write(writing, str(connection.scalar(asking)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(reading, 20)) != known
+    with mine.connect() as connection:
+        assert connection.scalar(asking) == known
+
+
+def test_a_page_says_that_the_database_is_away_and_goes_on_when_it_is_back(tmp_path, url, postgres):
+    Recorder(tmp_path / "run", store=url).end()
+    view = View(DatabaseRun(url, "run"))
+    postgres.stop()
+    try:
+        for read in (view.state, view.document, view.listed, lambda: view.rows("loss")):
+            with pytest.raises(JournalError, match="cannot be read"):
+                read()
+    finally:
+        postgres.start()
+    assert view.state()["status"] == "finished"
+    view.close()
 
 
 # --- making and finding ------------------------------------------------------------------------------------

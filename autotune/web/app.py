@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import math
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from starlette.types import ASGIApp
 from ..commands import EXPIRES_SECONDS, Command, command
 from ..journal import JournalError
 from ..records import TuneError, action_from_json
+from ..remote import login
 from ..runs import UnknownRun
 from .bodies import BadRequest, Json, json_body
 from .events import Watches
@@ -43,6 +42,8 @@ COMMANDS, COMMANDS_SECONDS = 30, 10.0
 """A person taps less often."""
 DECISIONS, SIGNALS, PIXELS = 1000, 50, 5000
 """The most that is given at once."""
+WORDS, SEARCH = 20, 200
+"""The most that is searched for at once, and its characters."""
 
 
 def make_app(store: Store, access: Access, watches: Watches) -> ASGIApp:
@@ -109,11 +110,8 @@ class Page:
         """Sign in by a token that was typed."""
         token = (await json_body(request)).get("token")
         who = request.client.host if request.client else ""
-        if self._access.wrong.reached(who):
-            return refused(429, "too many wrong tokens; wait a minute")
         if not isinstance(token, str) or self._access.tokens.role([token]) is None:
-            self._access.wrong.count(who)
-            return refused(401, "this is not the token")
+            return self._access.mistaken(who) or refused(401, "this is not the token")
         return self._access.sign_in(Response(status_code=204), token)
 
     def session(self, request: Request) -> Response:
@@ -123,7 +121,7 @@ class Page:
                 "write": request.state.role == "write",
                 "version": version("autotune-torch"),
                 "store": str(self._store),
-                "user": _user(),
+                "user": login(),
             }
         )
 
@@ -153,6 +151,8 @@ class Page:
         """Some of what was decided."""
         before, limit = _number(request, "before"), _count(request, "limit", 100, DECISIONS)
         search = request.query_params.get("search", "")
+        if len(search) > SEARCH or len(set(search.split())) > WORDS:
+            raise BadRequest(400, f"a search has at most {WORDS} words and {SEARCH} characters")
         return Json(self._view(request).ledger.page(before, limit, search))
 
     def decision(self, request: Request) -> Response:
@@ -177,8 +177,13 @@ class Page:
 
     def _post(self, name: str, sent: Command) -> None:
         view = self._store.view(name)
-        if view.journal.status() == "finished":
-            raise BadRequest(409, "the run is finished, and does nothing any more")
+        status = view.journal.status()
+        if status != "running":
+            raise BadRequest(
+                409,
+                f"commands are for a run that is training, got {name}, which is {status}; "
+                "go on with it by AutoTuner.resume, then send them again",
+            )
         try:
             view.mailbox.post(sent)
         except TuneError as error:
@@ -198,9 +203,11 @@ class Page:
             return Response(media_type="text/event-stream")
         if name:
             await run_in_threadpool(self._store.view, name)
-        if self._watches.full:
+        role, tokens = request.state.role, request.state.tokens
+        if self._watches.full(role):
             raise BadRequest(429, "too many pages are open; close some")
-        return StreamingResponse(self._watches.stream(name), media_type="text/event-stream")
+        stream = self._watches.stream(name, role, lambda: self._access.tokens == tokens)
+        return StreamingResponse(stream, media_type="text/event-stream")
 
     def _view(self, request: Request) -> View:
         return self._store.view(request.path_params["name"])
@@ -243,14 +250,6 @@ def _count(request: Request, name: str, otherwise: int, most: int) -> int:
 
 def _file(path: Path) -> Response:
     return FileResponse(path, media_type=TYPES[path.suffix])
-
-
-@cache
-def _user() -> str:
-    try:
-        return getpass.getuser().replace(":", "")[:64]
-    except (OSError, KeyError):  # a number without a name, as in containers
-        return ""
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 from ..commands import Ack
-from ..journal import JournalError
-from ..records import TuneError
 from .bodies import to_json
 from .store import Store
+from .tokens import Role
 
 log = logging.getLogger("autotune")
 
@@ -23,6 +23,7 @@ HURRY_SECONDS, HURRY = 0.1, 5.0
 SILENCE_SECONDS = 15.0
 """After so long something is sent, so that a connection that is gone is noticed."""
 CLIENTS = 100
+"""Streams at once; at most half of them are those of onlookers."""
 BEHIND = 100
 """A client that has not taken so many events is let go; it comes back and asks for all."""
 OVERLAP_SECONDS = 5.0
@@ -66,12 +67,16 @@ class Watch:
         self._hurry_until = time.monotonic() + HURRY
 
     async def _watch(self) -> None:
+        told = ""
         while True:
+            events, trouble = [], ""
             try:
                 events = await asyncio.to_thread(self._look)
-            except (TuneError, JournalError, OSError) as error:
-                log.debug("a look has failed: %s", error)  # the next one may not
-                events = []
+            except Exception as error:  # whatever it is, the next look may find it gone
+                trouble = str(error) or repr(error)
+            if trouble and trouble != told:
+                log.warning("the page goes on looking at what it cannot read now: %s", trouble)
+            told = trouble
             for kind, document in events:
                 text = f"event: {kind}\ndata: {to_json(document)}\n\n"
                 if kind != "ack":
@@ -107,12 +112,11 @@ class Watches:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watches: dict[str, Watch] = {}
-        self._clients = 0
+        self._clients: Counter[Role] = Counter()
 
-    @property
-    def full(self) -> bool:
-        """Whether no more can watch."""
-        return self._clients >= CLIENTS
+    def full(self, role: Role) -> bool:
+        """Whether no more of this role can watch."""
+        return self._clients.total() >= CLIENTS or (role == "read" and self._clients[role] >= CLIENTS // 2)
 
     def close(self) -> None:
         """End all streams."""
@@ -124,13 +128,13 @@ class Watches:
         if run in self._watches:
             self._watches[run].hurry()
 
-    async def stream(self, run: str) -> AsyncIterator[str]:
-        """What happens to a run, or to the list, until the client goes."""
+    async def stream(self, run: str, role: Role, admitted: Callable[[], bool]) -> AsyncIterator[str]:
+        """What happens to a run, or to the list, until the client goes or is not `admitted` any more."""
         watch = self._watches.get(run)
         if watch is None:
             watch = self._watches[run] = Watch(self._list if not run else self._run(run))
         queue = watch.join()
-        self._clients += 1
+        self._clients[role] += 1
         try:
             yield "retry: 1000\n\n"
             while True:
@@ -138,11 +142,11 @@ class Watches:
                     event = await asyncio.wait_for(queue.get(), SILENCE_SECONDS)
                 except TimeoutError:
                     event = ":\n\n"
-                if event is None:
+                if event is None or not admitted():
                     return
                 yield event
         finally:
-            self._clients -= 1
+            self._clients[role] -= 1
             if watch.leave(queue) and self._watches.get(run) is watch:
                 del self._watches[run]
 

@@ -8,7 +8,7 @@ What each check is against:
   alone do not tell, since a browser sends them to every port of a machine.
 - What changes something is any method but GET and HEAD, and needs an `Origin`, which every browser sends.
 - Tokens have 256 random bits, so that nobody guesses one. The limit on wrong ones keeps the load and the log
-  down, and does not shut out who has signed in before.
+  down, and shuts nobody out: a right one always enters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .tokens import Role, Tokens
+from .tokens import Held, Role, Tokens
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE = ("GET", "HEAD")
@@ -73,18 +73,23 @@ class Access:
     """What the guard goes by.
 
     Args:
-        tokens: the two secrets.
+        held: the two secrets.
         port: of the server; the cookie is named with it, since ports of one machine share their cookies.
         hosts: names under which the page may be asked for, beside those of loopback; lower case, an IPv6
             address in brackets.
         secure: whether the server speaks TLS.
     """
 
-    tokens: Tokens
+    held: Held
     port: int
     hosts: frozenset[str] = frozenset()
     secure: bool = False
     wrong: Limit = field(default_factory=lambda: Limit(WRONG_TOKENS, WRONG_SECONDS))
+
+    @property
+    def tokens(self) -> Tokens:
+        """The two secrets, as they are now."""
+        return self.held.now
 
     @property
     def cookie(self) -> str:
@@ -102,6 +107,13 @@ class Access:
             secure=self.secure,
         )
         return response
+
+    def mistaken(self, who: str) -> Response | None:
+        """Somebody has shown a wrong token; what is answered to too many."""
+        if self.wrong.reached(who):
+            return refused(429, "too many wrong tokens; wait a minute")
+        self.wrong.count(who)
+        return None
 
 
 class Guard:
@@ -147,8 +159,9 @@ class Guard:
         if page and (entering := self._enter(scope, who)) is not None:
             return entering
         shown = list(cookies(headers.getlist("cookie"), self._access.cookie))
-        role: Role | None = self._access.tokens.role(shown)
-        scope.setdefault("state", {})["role"] = role
+        tokens = self._access.tokens
+        role: Role | None = tokens.role(shown)
+        scope.setdefault("state", {}).update(role=role, tokens=tokens)
         if role is None and page and headers.get("sec-fetch-site") == "cross-site":
             # A strict cookie is not sent along with a link on another site, but with what this page asks for.
             return Response(headers={"Refresh": "0"})
@@ -184,22 +197,17 @@ class Guard:
         given = [value for name, value in query if name == "token"]
         if not given:
             return None
-        if self._access.wrong.reached(who):
-            return refused(429, "too many wrong tokens; wait a minute")
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         place = quote(scope["path"]) + (f"?{rest}" if rest else "")
         entered = Response(status_code=303, headers={"Location": place})
         if self._access.tokens.role(given[:1]) is not None:
             return self._access.sign_in(entered, given[0])
-        self._access.wrong.count(who)
-        return entered
+        return self._access.mistaken(who) or entered
 
     def _ask(self, who: str, page: bool, wrong: bool) -> Response:
         """For a token."""
-        if wrong:
-            if self._access.wrong.reached(who):
-                return refused(429, "too many wrong tokens; wait a minute")
-            self._access.wrong.count(who)
+        if wrong and (refusal := self._access.mistaken(who)) is not None:
+            return refusal
         if page:
             return Response(self._page, 401, media_type="text/html")
         return refused(401, "this needs a token; open the link that `autotune ui` has printed")

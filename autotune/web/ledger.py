@@ -32,10 +32,6 @@ class Ledger:
             self._decisions = known + added
             return self._decisions
 
-    def document(self, decision: Decision) -> dict[str, Any]:
-        """One as plain JSON values, without what came of it."""
-        return document(decision, ())
-
     def page(self, before: float | None, limit: int, search: str) -> dict[str, Any]:
         """Some of them, newest first, and whether there are more.
 
@@ -44,11 +40,12 @@ class Ledger:
             limit: how many at most.
             search: words that stand somewhere in each, whatever their case.
         """
-        decisions, words = self.decisions(), search.casefold().split()
+        decisions, words = self.decisions(), {*search.casefold().split()}
         end = len(decisions) if before is None else bisect.bisect_left(decisions, before, key=lambda d: d.id)
         found: list[Decision] = []
         for decision in reversed(decisions[:end]):
-            if not words or all(word in _text(decision) for word in words):
+            text = _text(decision) if words else ""
+            if all(word in text for word in words):
                 found.append(decision)
             if len(found) > limit:
                 break

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
 from .. import journal_tables as tables
+from ..journal import JournalError
 from .series import ROW, Rows
 
 
@@ -25,12 +28,27 @@ class Position(NamedTuple):
     """Another one when the newest decision was settled, or more was noted about it."""
 
 
+@contextmanager
+def _connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection, to read by.
+
+    Raises:
+        JournalError: when that cannot be done.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        why = " ".join(str(getattr(error, "orig", error)).split())
+        raise JournalError(f"the journal cannot be read ({why})") from error
+
+
 def rows(engine: sa.Engine, name: str, after: int) -> Rows:
     """The rows of one metric with an id above `after`, without an object for each."""
     c = tables.metrics.c
     query = sa.select(c.id, c.step, c.spent, c.branch, c.value)
     query = query.where(c.name == name, c.id > after).order_by(c.id)
-    with engine.connect() as connection:
+    with _connected(engine) as connection:
         cursor: Any = connection.execute(query).cursor  # of the driver
         found: Rows = np.fromiter(cursor, ROW)  # None becomes NaN
         return found
@@ -41,7 +59,7 @@ def position(engine: sa.Engine) -> Position:
     places: list[tuple[int, int, int]] = [(0, 0, 0)]
     newest: list[int] = []
     noted = ""
-    with engine.connect() as connection:
+    with _connected(engine) as connection:
         for table in (tables.metrics, tables.decisions):
             row = connection.execute(sa.select(table).order_by(table.c.id.desc()).limit(1)).one_or_none()
             newest.append(0 if row is None else row.id)
@@ -60,7 +78,7 @@ def sample(engine: sa.Engine, name: str, count: int) -> list[float | None]:
     m, found = tables.metrics, tables.metrics.alias()
     mine = m.c.name == name
     ends = (sa.select(end(m.c.id)).where(mine).scalar_subquery() for end in (sa.func.min, sa.func.max))
-    with engine.connect() as connection:
+    with _connected(engine) as connection:
         first, last = connection.execute(sa.select(*ends)).one()
         if first is None:
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import page_link
 from ..records import TuneError
@@ -26,6 +28,8 @@ log = logging.getLogger("autotune")
 HOST, PORT = "127.0.0.1", 8484
 TRIES = 20
 """Ports that are tried from 8484 on."""
+ASKING_SECONDS = 10.0
+"""A connection on which no request has come whole for so long is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def serve(
     Raises:
         TuneError: when the port is taken, or the tokens cannot be kept safely.
     """
-    held = tokens.load(renew=new_token)
+    held = tokens.Held(renew=new_token)
     store = Store(root)
     watches = Watches(store)
     with bound(listening) as bell:
@@ -118,7 +122,7 @@ def serve(
         access = Access(held, port, listening.hosts, listening.secure)
         config = uvicorn.Config(
             make_app(store, access, watches),
-            http="h11",  # the same everywhere, whatever else is installed
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_level="warning",
@@ -134,8 +138,8 @@ def serve(
         name = listening.names[0] if listening.names else _bracketed(str(listening.address))
         address = f"{'https' if listening.secure else 'http'}://{name}:{port}"
         page_link.remember(address)
-        say(f"the page     {address}/?token={held.write}")
-        say(f"to look on   {address}/?token={held.read}")
+        say(f"the page     {address}/?token={held.now.write}")
+        say(f"to look on   {address}/?token={held.now.read}")
         if listening.address.is_loopback:
             say(
                 "from another machine or a phone: "
@@ -162,6 +166,34 @@ class Server(uvicorn.Server):
         """Stop."""
         self._watches.close()
         await super().shutdown(sockets)
+
+
+class Protocol(H11Protocol):
+    """Connections on which nobody asks for anything: they count among those that the server can have.
+
+    uvicorn ends them only after an answer, and only while not a byte comes.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody is there."""
+        super().connection_made(transport)
+        self._wait()
+
+    def handle_events(self) -> None:
+        """Some bytes are there."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._waiting.cancel()
+
+    def on_response_complete(self) -> None:
+        """An answer was given, and the next request may be there already."""
+        self._waiting.cancel()
+        self._wait()
+        super().on_response_complete()
+
+    def _wait(self) -> None:
+        self._waiting = self.loop.call_later(ASKING_SECONDS, self.timeout_keep_alive_handler)
 
 
 def bound(listening: Listening) -> socket.socket:

@@ -83,8 +83,8 @@ class Store:
                 line = view.listed()
                 self._lines[name] = (state, line)
             return line
-        except (TuneError, JournalError) as error:
-            return {"name": name, "status": "unreadable", "note": str(error)}
+        except Exception as error:  # whatever is wrong with it, the others are to be seen
+            return {"name": name, "status": "unreadable", "note": str(error) or repr(error)}
 
     def warm(self) -> None:
         """Read what a page looks at first, of all runs, the newest first, before it is asked for."""
@@ -113,7 +113,7 @@ class Store:
                     found = find(self._root)
                 except UnknownRun:  # no run was trained yet
                     found = []
-                self._places = {place.name: place for place in found}
+                self._places = {place.name: place for place in found if _in_utf8(place.name)}
                 for name in [*self._views]:  # one of the same name may be another run by now
                     if files is None and name in self._places:
                         continue
@@ -128,3 +128,12 @@ class Store:
             return None
         paths = (path for file in (FILE, STORE) for path in Path(self._root).glob(f"*/{file}"))
         return {path.parent.name: (path.stat().st_dev, path.stat().st_ino) for path in paths}
+
+
+def _in_utf8(name: str) -> bool:
+    """Whether an address can hold it: a folder's name may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

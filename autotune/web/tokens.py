@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import stat
@@ -13,6 +14,8 @@ from typing import Literal, TypeAlias
 
 from ..page_link import state_folder
 from ..records import TuneError
+
+log = logging.getLogger("autotune")
 
 FILE = "tokens.json"
 Role: TypeAlias = Literal["write", "read"]
@@ -44,6 +47,32 @@ class Tokens:
                 if secrets.compare_digest(secret, candidate.encode(errors="replace")):
                     found = role
         return found
+
+
+class Held:
+    """The tokens that are in force: another server's --new-token counts at once.
+
+    Args:
+        renew: make new ones, see `load`.
+    """
+
+    def __init__(self, renew: bool = False) -> None:
+        self._now = load(renew)
+        self._seen: tuple[int, int] | None = None
+
+    @property
+    def now(self) -> Tokens:
+        """The two; those before where the file has gone or cannot be read."""
+        path = state_folder() / FILE
+        try:
+            about = path.stat()
+            seen = about.st_mtime_ns, about.st_ino
+            if seen != self._seen:
+                self._seen = seen
+                self._now = _read(path)
+        except (OSError, TuneError) as error:
+            log.debug("the tokens stay as they were: %s", error)
+        return self._now
 
 
 def load(renew: bool = False) -> Tokens:

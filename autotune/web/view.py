@@ -16,6 +16,7 @@ from ..journal import Journal, MetricRow
 from ..places import DatabaseRun, Place
 from ..ramps import running_from_json
 from ..records import Approve, Decision, Probe, Reject, Rewind, Suggest
+from ..runs import document
 from . import reading
 from .ledger import Ledger
 from .series import Axis, Column, Rows, completed, parts
@@ -122,7 +123,7 @@ class View:
             ],
             "checkpoints": self._checkpoints(meta),
             "stretches": live.get("stretches", [[0, 0]]),
-            "suggestions": [self.ledger.document(d) for d in unanswered(decisions)],
+            "suggestions": [document(d, ()) for d in unanswered(decisions)],
             "mlflow": self._mlflow(meta),
             "trying": standing["status"] == "running" and in_trial(decisions),
             "last_decision": now.decision,

@@ -237,9 +237,9 @@ def test_an_exception_ends_the_run_and_removes_every_hook(tmp_path, raised, ends
     assert not optimizer._optimizer_step_post_hooks
 
 
-def test_the_run_of_lightnings_own_mlflow_logger_is_joined(tmp_path, monkeypatch):
+def test_the_run_of_lightnings_own_mlflow_logger_is_joined(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
-    logger = L.loggers.MLFlowLogger("ours", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    logger = L.loggers.MLFlowLogger("ours", tracking_uri=mlflow_store)
     callback = AutoTunerCallback(lambda _, o: [learning_rate(o)], folder=tmp_path / "run")
     fit(Module(), callback, steps=20, logger=logger)
     run = logger.experiment.get_run(logger.run_id)

@@ -207,14 +207,14 @@ def test_training_that_broke_off_is_closed_by_the_next(tmp_path, monkeypatch):
     assert math.isfinite(broken.seen.training[-1])
 
 
-def test_the_run_of_transformers_own_mlflow_callback_is_joined(tmp_path, monkeypatch):
+def test_the_run_of_transformers_own_mlflow_callback_is_joined(tmp_path, monkeypatch, mlflow_store):
     import mlflow
 
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     try:
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        mlflow.set_tracking_uri(mlflow_store)
         callback = tuned(tmp_path / "run", mlflow=True)
         trainer(tmp_path, callback, report_to=["mlflow"], steps=20).train()
         run = mlflow.last_active_run()

@@ -101,11 +101,11 @@ def test_odd_layers_are_drawn_too(tmp_path):
 
 
 @pytest.fixture
-def quiet(tmp_path, monkeypatch):
+def quiet(tmp_path, monkeypatch, mlflow_store):
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     monkeypatch.chdir(tmp_path)
 
 

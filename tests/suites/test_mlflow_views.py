@@ -32,12 +32,12 @@ def page():
         browser.close()
 
 
-def test_the_link_opens_the_charts_and_the_note_leads_to_the_rest(page, tmp_path, monkeypatch):
+def test_the_link_opens_the_charts_and_the_note_leads_to_the_rest(page, tmp_path, monkeypatch, mlflow_store):
     pictures = Path(os.environ.get("AUTOTUNE_TEST_PICTURES", tmp_path))
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     results = made_results(WORKLOADS[:1], arms=ARMS, seeds=1, factors=FACTORS)
     (tmp_path / "report.html").write_text(html(results))
     link = publish(results, {"report.html": tmp_path / "report.html"})

@@ -12,10 +12,11 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from autotune.journal import Journal
 
-COMMAND = [sys.executable, "-c", "import typer; from autotune.cli_ui import ui; typer.run(ui)"]
+COMMAND = [Path(sys.executable).with_name("autotune"), "ui"]
 KNOB = {"kind": "log", "low": 1e-6, "high": 1.0, "choices": [], "unit": ""}
 
 

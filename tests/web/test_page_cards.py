@@ -156,7 +156,7 @@ def test_a_ramp_is_told_in_words_previewed_and_sent(page):
     by(page, "ramp-value-lr").fill("2.5e-4")
     by(page, "ramp-steps-lr").fill("10,000")
     by(page, "ramp-shape-lr-cosine").check(force=True)
-    words = page.locator("dialog .sentence").inner_text().replace("\u2009", ",")
+    words = page.locator("dialog .sentence").inner_text().replace("\u202f", ",")
     assert words.startswith("lr from 0.01 to 2.5e-4 over the next 10,000 steps, cosine;")
     assert page.evaluate("[previewed[0], previewed.at(-1)]") == [[100, 0.01], [10100, 2.5e-4]]
     by(page, "ramp-apply-lr").click()
@@ -200,7 +200,7 @@ def test_a_schedule_under_way_is_edited_by_finger_keyboard_and_table(page):
 def test_who_cannot_act_sees_everything_and_why(page, write, status, told):
     mount(page, document(knob(owner="human:ann", pinned_until=200), status=status), write)
     assert told in page.locator("#cards").inner_text()
-    assert page.locator(".chip").inner_text().replace("\u2009", "") == "held by ann until step 160"
+    assert page.locator(".chip").inner_text().replace("\u202f", "") == "held by ann until step 160"
     for test in ("set-lr", "slider-lr", "apply-lr", "ramp-lr", "schedule-lr", "pin-lr", "release-lr"):
         assert by(page, test).is_disabled(), test
 

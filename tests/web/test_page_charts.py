@@ -100,7 +100,7 @@ def opened(page):
 
 
 def text(locator):
-    return locator.inner_text().replace("\u2009", "")
+    return locator.inner_text().replace("\u202f", "")
 
 
 def test_the_list_shows_a_run_and_leads_to_it(phone):

@@ -1,11 +1,15 @@
+import contextlib
 import dataclasses
 import datetime
 import http.client
 import json
 import math
+import os
 import signal
+import sqlite3
 import ssl
 import stat
+import time
 
 import numpy as np
 import pytest
@@ -18,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import make_run, served, until
 
-from autotune import page_link
+from autotune import connect, journal_tables, page_link
 from autotune.clock import Clock
 from autotune.commands import Ack, mailbox
-from autotune.journal import Journal
+from autotune.journal import Journal, JournalError
 from autotune.records import (
     Approve,
     Checkpoint,
@@ -34,8 +38,10 @@ from autotune.records import (
     Suggest,
     TuneError,
 )
-from autotune.web import tokens
+from autotune.remote import login
+from autotune.web import ledger, reading, tokens
 from autotune.web.bodies import to_json
+from autotune.web.events import LOOK_SECONDS
 from autotune.web.guard import Limit
 from autotune.web.series import ROW, completed, live, parts, thin
 from autotune.web.server import Listening, bound
@@ -104,6 +110,7 @@ def test_a_session_says_what_it_may_do(server, root, write):
     session = server.ask("/api/session", token=server.write if write else server.read).json
     assert session["write"] is write
     assert session["store"] == str(root)
+    assert session["user"] == login()
 
 
 def test_tokens_stay_until_new_ones_are_made(root, tmp_path):
@@ -116,9 +123,16 @@ def test_tokens_stay_until_new_ones_are_made(root, tmp_path):
     assert json.loads(note) == {"address": first.origin}
     with served(root, tmp_path) as second:
         assert (second.write, second.read) == (first.write, first.read)
-    with served(root, tmp_path, "--new-token") as third:
-        assert not {third.write, third.read} & {first.write, first.read}
-        assert third.ask("/api/session", token=first.write).status == 401
+        with second.events("/api/events") as events, served(root, tmp_path, "--new-token") as third:
+            next(events)
+            assert not {third.write, third.read} & {first.write, first.read}
+            for server in (second, third):  # the one that was running, too
+                assert server.ask("/api/session", token=first.write).status == 401
+                assert server.ask("/api/session", token=third.write).status == 200
+            (tmp_path / "autotune" / "tokens.json").write_text("{")
+            assert second.ask("/api/session", token=third.write).status == 200
+            make_run(root / "unseen").close()
+            assert list(events) == []
 
 
 def test_tokens_that_others_can_read_are_not_used(tmp_path, monkeypatch):
@@ -240,6 +254,57 @@ def test_a_journal_that_cannot_be_read_is_only_named(server, root):
     assert server.ask("/api/runs/none").status == 404
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil", "mend", "status"),
+    [
+        ("no-table", "ALTER TABLE metrics RENAME TO gone", "ALTER TABLE gone RENAME TO metrics", 503),
+        ("no-status", "UPDATE meta SET key = 'gone' WHERE key = 'status'",
+         "UPDATE meta SET key = 'status' WHERE key = 'gone'", 500),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_one_run_does_not_hide_the_others(server, root, name, spoil, mend, status):
+    journal = make_run(root / name, steps=3)
+    make_run(root / f"beside-{name}", steps=20).close()
+    found(server, name)
+    with (
+        contextlib.closing(sqlite3.connect(root / name / "journal.db")) as file,
+        server.events(f"/api/runs/{name}/events") as events,
+    ):
+        assert next(events)[1]["step"] == 3
+        file.executescript(spoil)
+        lines = {line["name"]: line for line in server.ask("/api/runs").json["runs"]}
+        assert lines[name]["status"] == "unreadable"
+        assert lines[f"beside-{name}"]["step"] == 20
+        assert server.ask(f"/api/runs/{name}").status == status
+        time.sleep(2 * LOOK_SECONDS)  # who watches sees nothing for a while
+        file.executescript(mend)
+        journal.metric("loss", 1.0, 9, 9, 0)
+        journal.close()
+        assert next(events)[1]["step"] == 9
+        assert server.ask(f"/api/runs/{name}").status == 200
+
+
+def test_a_file_that_is_damaged_where_the_curves_are_is_an_error_of_the_journal(tmp_path):
+    path = make_run(tmp_path / "run", steps=2000).folder / "journal.db"
+    engine = journal_tables.connect(path)
+    whole = reading.rows(engine, "loss", 0)
+    assert len(whole) == 2000
+    engine.dispose()
+    damaged = bytearray(path.read_bytes())
+    half = len(damaged) // 8192 * 4096
+    damaged[half:] = b"x" * (len(damaged) - half)
+    (tmp_path / "journal.db").write_bytes(damaged)
+    with pytest.raises(JournalError, match="malformed"):
+        reading.rows(journal_tables.connect(tmp_path / "journal.db"), "loss", 0)
+
+
+def test_a_name_that_no_address_can_hold_is_left_out(server, root):
+    make_run(root / os.fsdecode(b"bad\xff")).close()
+    make_run(root / "good").close()
+    found(server, "good")
+    assert not [line["name"] for line in server.ask("/api/runs").json["runs"] if "bad" in line["name"]]
+
+
 def test_a_run_stands_as_its_live_record_and_later_values_say(server, run):
     ramp = {"source": "human:ada", "start": 10, "steps": 20, "first": 0.1, "last": 0.3, "shape": "linear"}
     parts = [ramp, {**ramp, "start": 30, "steps": 10, "first": 0.3, "last": 0.0}]
@@ -327,6 +392,18 @@ def test_decisions_come_in_pages_and_can_be_searched(server, run):
     ):  # fmt: skip
         assert [d["id"] for d in server.ask(f"{ask}?search={quoted(search)}").json["decisions"]] == expected
     assert server.ask(f"{ask}?limit=many").status == 400
+    for search in ("+".join(map(str, range(21))), "x" * 201):
+        assert server.ask(f"{ask}?search={search}").status == 400
+    assert server.ask(f"{ask}?search={'+'.join('x' * 30)}").status == 200
+
+
+def test_a_search_reads_each_decision_once(run, monkeypatch):
+    for _ in range(3):
+        decide(run, Set("lr", 0.1, reason="one two three"))
+    read, text = [], ledger._text
+    monkeypatch.setattr(ledger, "_text", lambda decision: read.append(decision.id) or text(decision))
+    assert len(ledger.Ledger(run).page(None, 9, "one two three lr")["decisions"]) == 3
+    assert read == [3, 2, 1]
 
 
 def quoted(text):
@@ -402,12 +479,29 @@ def test_a_command_travels_to_the_mailbox_and_its_answer_back(server, run):
     assert server.ask(f"/api/runs/{run.folder.name}/commands/{'0' * 32}").status == 404
 
 
-def test_a_finished_run_takes_no_commands(server, run):
-    run.end("finished")
-    found(server, run.folder.name)
-    answer = server.post(run.folder.name, {"kind": "pause"})
+@pytest.mark.parametrize("status", ["finished", "failed", "killed"])
+def test_a_run_that_is_over_takes_no_commands(server, root, status):
+    run = make_run(root / status)
+    run.end(status)
+    found(server, status)
+    answer = server.post(status, {"kind": "pause"})
     assert answer.status == 409
-    assert "finished" in answer.json["error"]
+    with (
+        pytest.raises(TuneError, match=r"go on with it by AutoTuner\.resume") as caught,
+        connect(run.folder) as it,
+    ):
+        it.pause()
+    assert answer.json["error"] == str(caught.value).replace(str(run.folder), status)
+    run.close()
+
+
+def test_a_checkpoint_s_name_stays_a_name_and_a_step_a_number(server, run):
+    found(server, run.folder.name)
+    for to in ("100", 100):
+        assert server.post(run.folder.name, {"kind": "rewind", "to": to, "then": []}).status == 202
+    box = mailbox(run.folder)
+    assert [command.action.to for command in box.waiting()] == ["100", 100]
+    box.close()
 
 
 def test_events_tell_of_changes_to_all_who_watch(server, run):

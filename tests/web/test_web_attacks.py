@@ -1,13 +1,19 @@
 """Each attack by itself, against the server as a person starts it, on a socket."""
 
+import contextlib
 import json
+import re
+import socket
+import threading
 import time
 import uuid
 
 import pytest
-from served import make_run, served, until
+from served import Served, make_run, served, until
 
 from autotune.commands import mailbox
+from autotune.web import server as web_server
+from autotune.web.events import CLIENTS
 
 NASTY = "<script>alert(1)</script>"
 SET = {"kind": "set", "name": "lr", "value": 0.1}
@@ -103,11 +109,70 @@ def test_a_flood_of_wrong_tokens_is_cut_off_and_shuts_nobody_out(root, tmp_path)
     with served(root, tmp_path) as server:
         tries = [server.ask("/login", "POST", {"token": f"wrong {i}"}, token="").status for i in range(15)]
         assert tries == [401] * 10 + [429] * 5
-        assert server.ask("/login", "POST", {"token": server.write}, token="").status == 429
-        assert server.ask(f"/?token={server.write}", token="").status == 429
+        assert server.ask("/?token=wrong", token="").status == 429
         assert server.ask("/api/runs", token="wrong").status == 429
+        assert server.ask("/login", "POST", {"token": server.write}, token="").status == 204
+        assert server.ask(f"/?token={server.write}", token="").status == 303
         assert server.ask("/api/runs").status == 200
         assert server.ask("/api/runs", token="").status == 401
+
+
+@contextlib.contextmanager
+def connections(server, count, sent=b""):
+    """Connections on which the same was sent."""
+    with contextlib.ExitStack() as stack:
+        opened = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(count)]
+        for connection in opened:
+            stack.enter_context(connection)
+            connection.sendall(sent)
+        yield opened
+
+
+def test_those_who_look_on_leave_half_of_the_streams_to_the_others(server):
+    cookie = f"Cookie: {server.cookie(server.read)}"
+    ask = "\r\n".join(["GET /api/events HTTP/1.1", f"Host: 127.0.0.1:{server.port}", cookie, "", ""])
+    with connections(server, CLIENTS // 2, ask.encode()) as opened:
+        assert [connection.recv(12) for connection in opened] == [b"HTTP/1.1 200"] * len(opened)
+        answer = server.ask("/api/events", token=server.read)
+        assert (answer.status, answer.json["error"][:8]) == (429, "too many")
+        with server.events("/api/runs/run/events") as events:
+            assert next(events)[0] == "state"
+
+
+@pytest.fixture
+def hasty(root, journal, tmp_path, monkeypatch):
+    """The server in this process, with little time for requests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(web_server, "ASKING_SECONDS", 0.3)
+    made, said = [], []
+    make = web_server.Server
+    monkeypatch.setattr(web_server, "Server", lambda *given: made.append(make(*given)) or made[0])
+    thread = threading.Thread(target=web_server.serve, args=(root, web_server.Listening(port=0), said.append))
+    thread.start()
+    until(lambda: made and made[0].started)
+    (port, write), (_, read) = re.findall(r"(\d+)/\?token=(\S+)", "\n".join(said))
+    yield Served(int(port), write, read, None, said)
+    made[0].should_exit = True
+    thread.join()
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed(hasty, journal):
+    whole = f"GET /static/login.js HTTP/1.1\r\nHost: 127.0.0.1:{hasty.port}\r\n\r\n".encode()
+    with (
+        hasty.events("/api/runs/run/events") as events,
+        connections(hasty, 4) as (silent, stutters, answered, stutters_again),
+    ):
+        next(events)
+        stutters.sendall(whole[:9])
+        for connection in (answered, stutters_again):
+            connection.sendall(whole)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        stutters_again.sendall(whole[:9])
+        for connection in (silent, stutters, answered, stutters_again):
+            while connection.recv(4096):
+                pass
+        journal.metric("loss", 0.0, 6, 6, 0)
+        assert next(events)[1]["step"] == 6  # an answer may take as long as it likes
 
 
 # --- other pages -------------------------------------------------------------------------------------------

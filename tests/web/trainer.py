@@ -59,7 +59,7 @@ class Adviser:
         return {"open": list(self.open.items()), "asked": list(self.asked)}
 
     def load_state_dict(self, state):
-        self.open = {id: name for id, name in state["open"]}
+        self.open = dict(state["open"])
         self.asked = list(state["asked"])
 
 

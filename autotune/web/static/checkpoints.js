@@ -131,7 +131,7 @@ function readName(text) {
 function confirm(context, run, to, step, tell) {
   let data = "replay";
   const status = statusLine();
-  const named = typeof to === "string" ? `${to}, step ${count(step)}` : `step ${count(step)}`;
+  const named = typeof to === "string" ? `${to} (step ${count(step)})` : `step ${count(step)}`;
   const behind = run.step - step;
   const cost =
     behind >= 0
@@ -152,7 +152,7 @@ function confirm(context, run, to, step, tell) {
       const ack = await send(
         context,
         { kind: "rewind", to, data, then: [] },
-        `Went back to ${named},`,
+        `Rewound to ${named}`,
         (text, kind) => {
           status.say(text, kind);
           tell(text, kind);

@@ -50,9 +50,9 @@ export function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** A whole number with thin spaces between thousands. */
+/** A whole number with narrow spaces between thousands. */
 export function count(value) {
-  return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u2009");
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 /** A count on an axis: 25k, 1.5M. */

@@ -214,20 +214,7 @@ function header(first, context) {
     },
     icon("compare"),
   );
-  const link =
-    first.mlflow &&
-    h(
-      "a",
-      {
-        class: "button quiet",
-        "aria-label": "This run in MLflow",
-        title: "This run in MLflow",
-        href: first.mlflow,
-        target: "_blank",
-        rel: "noopener noreferrer",
-      },
-      icon("link"),
-    );
+  const link = first.mlflow && mlflowLink(first.mlflow, toast);
   const buttons = h(
     "div",
     { class: "run-buttons", role: "group", "aria-label": "The whole run" },
@@ -260,6 +247,15 @@ function header(first, context) {
       buttons.hidden = !lives || !session.write;
     },
   };
+}
+
+/** Where MLflow is no server, what is given is the command that opens it. */
+function mlflowLink(address, toast) {
+  const served = /^https?:/.test(address);
+  const facts = { class: "button quiet", "aria-label": "This run in MLflow", title: "This run in MLflow" };
+  return served
+    ? h("a", { ...facts, href: address, target: "_blank", rel: "noopener noreferrer" }, icon("link"))
+    : h("button", { ...facts, type: "button", onclick: () => toast(`It opens by: ${address}`) }, icon("link"));
 }
 
 function control(test, symbol, words, onclick) {
