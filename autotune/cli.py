@@ -48,7 +48,7 @@ class Commands(TyperGroup):
             raise typer.Exit(USAGE if isinstance(error, UnknownRun) else FAILURE) from error
 
 
-app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(bench, name="bench")
 
 Run = Annotated[

@@ -288,6 +288,8 @@ def _send(
         if action is None:
             return
         action = dataclasses.replace(action, reason=reason)
+        if run != remote.place.name:
+            typer.echo(f"autotune: run {remote.place.name}", err=True)
         sent = remote.send(action)
         try:
             ack = Ack(sent.id, "waiting") if no_wait else remote.wait(sent)

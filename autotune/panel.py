@@ -8,7 +8,7 @@ from typing import Any
 from .executor import BrokenRun, Executor
 from .journal import JournalError
 from .records import Action, Decision, Escalate, Observation, Policy, Rewind, Signal, Stop, TuneError
-from .supervisor import TUNER
+from .supervisor import TUNER, arranged
 
 OUT_OF_BOUNDS = 3
 """Clamped decisions in a row after which a policy is benched."""
@@ -149,13 +149,13 @@ class Panel:
             executor.submit(Escalate(reason=f"{name} is benched: {why}"), TUNER)
 
     def arrange(self, names: Sequence[str], why: str, executor: Executor) -> None:
-        """Ask the policies of these names, in this order, and bench the others.
+        """Ask the policies of these names, in this order, and bench the others, which keep their places.
 
         One that sat on the bench, for whatever reason, is given another chance.
         """
         known = {policy.name: policy for policy in self.policies}
         rest = [name for name in known if name not in names]
-        self.policies = tuple(known[name] for name in (*names, *rest))
+        self.policies = tuple(known[name] for name in arranged([*known], names))
         for name in names:
             self.benched.pop(name, None)
             self._outside[name] = 0

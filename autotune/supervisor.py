@@ -190,7 +190,7 @@ class Supervisor:
                 self._changes[name] = (source, situation.spent)
                 self._directions.pop(name, None)
         elif isinstance(action, Arrange):
-            self._order = (*action.policies, *(p for p in self._order if p not in action.policies))
+            self._order = tuple(arranged(self._order, action.policies))
         elif isinstance(action, Adopt):
             for adopted in situation.adopted:
                 self._moved(adopted, source, situation)
@@ -434,6 +434,12 @@ class Supervisor:
         if situation.controls is not None and name not in situation.controls:
             declared = ", ".join(sorted(situation.controls)) or "nothing"
             raise TuneError(f"{name} is not what the policy declares in `controls` ({declared})")
+
+
+def arranged(order: Sequence[str], names: Sequence[str]) -> list[str]:
+    """`order`, with these names in the order that they have here, in the places that they have there."""
+    following = iter(names)
+    return [next(following) if name in names else name for name in order]
 
 
 def _replay(action: Rewind, situation: Situation) -> str:

@@ -42,7 +42,7 @@ class DivergenceGuard:
 
     After `attempts` without 500 healthy steps between it escalates, once. A refused rewind counts, and the
     next one waits for 50 steps times the number of attempts. A rate that a person or a schedule holds is
-    left alone: then it only rewinds, and at the start it escalates.
+    left alone: then it rewinds once, in case it was the data, and escalates; at the start at once.
 
     After 500 healthy steps it releases a rate that it has lowered, once, so that policies after it may raise
     it again.
@@ -140,8 +140,8 @@ class DivergenceGuard:
             return "no rewinds are left"
         if not observation.snapshots:
             return "there is no state to go back to"
-        if alarm.start and rate.owner != "policy":
-            return f"{rate.name} is held by {rate.owner}"
+        if rate.owner != "policy" and (alarm.start or self._tries):  # one rewind may do, if it was the data
+            return f"{rate.name} is held by {rate.owner} and cannot be lowered: release or lower it"
         return ""
 
     def _lowered(self, rate: HyperparameterState, back: int, factor: float, alarm: Alarm) -> tuple[Set, Ramp]:

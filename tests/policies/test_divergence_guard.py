@@ -205,6 +205,17 @@ def test_a_rate_that_a_person_holds_is_not_lowered():
     assert "held by human:ada" in decision.action.reason
 
 
+def test_a_rate_that_a_person_has_set_too_high_costs_one_rewind_and_not_the_run():
+    loop = Loop(Quadratic(), [DivergenceGuard()], GOOD)
+    loop.run(1000)
+    loop.controls["lr"].owner = "human:ada"
+    loop.controls["lr"].write(100 * GOOD)
+    loop.run(1000)
+    assert len(loop.applied(Rewind)) == 1
+    (asked,) = loop.applied(Escalate)
+    assert "lr is held by human:ada and cannot be lowered" in asked.action.reason
+
+
 def test_without_snapshots_it_escalates():
     loop = Loop(Quadratic(), [DivergenceGuard()], 100 * GOOD, capacity=0)
     loop.run(200)
