@@ -25,7 +25,7 @@ from autotune.web.events import Watches
 from autotune.web.guard import Access
 from autotune.web.server import Listening, Server, bound
 from autotune.web.store import Store
-from autotune.web.tokens import Tokens
+from autotune.web.tokens import Held
 
 RUNS, STEPS = 10, 100_000
 SIGNALS = ("validation/loss", "gradient_norm", "hp/lr", *(f"signal_{i}" for i in range(7)))
@@ -51,7 +51,7 @@ def make_store(root: Path) -> int:
 
 def measure(root: Path) -> list[tuple[str, float, float]]:
     """Of each address: its name, seconds of the first answer and the median of later ones."""
-    store, tokens = Store(root), Tokens.new()
+    store, tokens = Store(root), Held()
     with bound(Listening(port=0)) as bell:
         port = int(bell.getsockname()[1])
         watches = Watches(store)
@@ -63,7 +63,7 @@ def measure(root: Path) -> list[tuple[str, float, float]]:
 
         def ask(path: str) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", port)
-            connection.request("GET", path, headers={"Cookie": f"autotune-{port}={tokens.write}"})
+            connection.request("GET", path, headers={"Cookie": f"autotune-{port}={tokens.now.write}"})
             answer = connection.getresponse()
             answer.read()
             connection.close()

@@ -130,6 +130,8 @@ class Watches:
 
     async def stream(self, run: str, role: Role, admitted: Callable[[], bool]) -> AsyncIterator[str]:
         """What happens to a run, or to the list, until the client goes or is not `admitted` any more."""
+        if self.full(role):  # many may have been let through at once
+            return
         watch = self._watches.get(run)
         if watch is None:
             watch = self._watches[run] = Watch(self._list if not run else self._run(run))

@@ -15,7 +15,7 @@ from ..delivery import run_link
 from ..journal import Journal, MetricRow
 from ..places import DatabaseRun, Place
 from ..ramps import running_from_json
-from ..records import Approve, Decision, Probe, Reject, Rewind, Suggest
+from ..records import Approve, Decision, Reject, Suggest
 from ..runs import document
 from . import reading
 from .ledger import Ledger
@@ -69,7 +69,8 @@ class View:
 
     def state(self) -> dict[str, Any]:
         """How far it has come; cheap enough to be asked twice a second."""
-        now, live = reading.position(self._engine), self.journal.meta().get("live", {})
+        live = self.journal.meta().get("live", {})
+        now = self._position(live)
         return {
             "status": self.journal.status(),
             "paused": bool(live.get("paused")),
@@ -80,9 +81,16 @@ class View:
             "revision": zlib.crc32(f"{now.outcome} {now.revision} {live}".encode()),
         }
 
+    def _position(self, live: Mapping[str, Any]) -> reading.Position:
+        """How far it has come; where it was rewound and no step has followed, only `live` says so."""
+        now = reading.position(self._engine)
+        step, spent = live.get("stretches", [[0, 0]])[-1]
+        return now._replace(step=step, spent=spent) if spent >= now.spent else now
+
     def listed(self) -> dict[str, Any]:
         """Its line in the list of runs."""
-        now, meta = reading.position(self._engine), self.journal.meta()
+        meta = self.journal.meta()
+        now = self._position(meta.get("live", {}))
         decision = self.journal.decision(now.decision) if now.decision else None
         spark = reading.sample(self._engine, LOSS, SPARK)
         validation = reading.sample(self._engine, VALIDATION, 1)
@@ -103,8 +111,9 @@ class View:
 
     def document(self) -> dict[str, Any]:
         """All that its own page shows, but for curves and decisions."""
-        now, meta = reading.position(self._engine), self.journal.meta()
+        meta = self.journal.meta()
         live = meta.get("live", {})
+        now = self._position(live)
         last = {row.name: row for row in self.journal.newest()}
         decisions = self.ledger.decisions()
         standing = self._standing(meta, now)
@@ -125,7 +134,7 @@ class View:
             "stretches": live.get("stretches", [[0, 0]]),
             "suggestions": [document(d, ()) for d in unanswered(decisions)],
             "mlflow": self._mlflow(meta),
-            "trying": standing["status"] == "running" and in_trial(decisions),
+            "trying": standing["status"] == "running" and bool(live.get("trying")),
             "last_decision": now.decision,
         }
 
@@ -225,13 +234,3 @@ def unanswered(decisions: Sequence[Decision]) -> list[Decision]:
             action = decision.action.action if isinstance(decision.action, Suggest) else decision.action
             newest.setdefault((decision.source, getattr(action, "name", None)), decision)
     return [decision for decision in newest.values() if decision.id not in answered]
-
-
-def in_trial(decisions: Sequence[Decision]) -> bool:
-    """Whether a trial has not been scored yet; what a resume has found open is over."""
-    for decision in reversed(decisions):
-        if decision.applied and isinstance(decision.action, Rewind):
-            return False
-        if decision.applied and isinstance(decision.action, Probe) and "score " not in decision.note:
-            return True
-    return False
