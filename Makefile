@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/autotune demo
 
 test: $(VENV)/.installed-dev lint browser postgres
-	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadgroup
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -276,7 +276,7 @@ class Executor:
             if isinstance(action, Undo) and self._memory.movable:
                 self._undoing.check(action.decision)
             if isinstance(action, Rewind):
-                if isinstance(action.to, int) and action.to > clock.step:
+                if source.startswith(HUMAN) and isinstance(action.to, int) and action.to > clock.step:
                     raise TuneError(
                         f"a rewind goes back, got step {action.to}; the run is at step {clock.step}"
                     )

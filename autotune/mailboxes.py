@@ -227,7 +227,7 @@ class FileMailbox:
 
     def waiting(self) -> list[Command]:
         """See `Mailbox.waiting`."""
-        acks = [self.ack(id) for id in self._ids()]
+        acks = [self.ack(id) for id in self._ids() if id not in self._settled]
         documents = [self._read(ack.command) for ack in acks if ack and ack.status == "waiting"]
         return _readable(self, sorted(documents, key=lambda document: (document["posted"], document["id"])))
 

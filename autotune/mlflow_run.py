@@ -249,8 +249,8 @@ class MlflowRun:
             f"{_NOTE} run `{self._journal.place.name}`, {status}: "
             f"{len(decisions)} decisions, {applied} applied",
             f"Last: step {last.step} · {last.source} · {change(last)}" if last else "No decision yet",
-            f"[Control page]({run_page(self._journal.place.name)}), which `autotune ui` serves",
-            f"Every decision is a trace of this run; the journal is in `{self._journal.place}`",
+            f"[Control page]({run_page(self._journal.place.name)}), by `autotune ui`; "
+            f"every decision is a trace of this run; the journal is in `{self._journal.place}`",
         )
         return "  \n".join(lines)
 

@@ -154,7 +154,7 @@ def summarise(place: Place) -> Summary:
             policies=meta["policies"],
             last={row.name: row.value for row in newest},
             knobs=[
-                _knob(name, facts, newest, decisions, meta.get("live", {}).get("owners", {}))
+                _knob(name, facts, newest, decisions, meta.get("live", {}))
                 for name, facts in meta["hyperparameters"].items()
             ],
             decisions=decisions,
@@ -199,10 +199,10 @@ def _knob(
     facts: Mapping[str, Any],
     newest: Sequence[MetricRow],
     decisions: Sequence[Decision],
-    owners: Mapping[str, str],
+    live: Mapping[str, Any],
 ) -> Knob:
-    """The newest value is in a metric, or in a decision made since."""
-    value: Value | None = None
+    """The newest value is in a metric, or in a decision made since; at the start the run has told it."""
+    value: Value | None = live.get("values", {}).get(name)
     when = -1
     for row in newest:
         if row.name == f"hp/{name}":
@@ -212,7 +212,9 @@ def _knob(
             continue
         if decision.spent >= when and name in decision.after:
             value, when = decision.after[name], decision.spent
-    return Knob(name, value, owners.get(name, "policy"), facts["low"], facts["high"], facts["unit"])
+    return Knob(
+        name, value, live.get("owners", {}).get(name, "policy"), facts["low"], facts["high"], facts["unit"]
+    )
 
 
 def _created(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""What live control costs a run, and how soon it acts.
+"""What live control costs a run, and how soon it acts; `page_speed` is about the page.
 
 `OMP_NUM_THREADS=1 python -m autotune.benchmarks.live_control [postgresql://…]` measures, on a loop of about a
 millisecond a step, with the database that is given too:
@@ -6,45 +6,33 @@ millisecond a step, with the database that is given too:
 - what the thread that looks for commands adds to a step: blocks with it and without, in turn, of one loop
   whose mailbox holds a hundred old commands: at most 5 µs;
 - from a command to the first step that uses it, and to its answer: at most a second and a step at worst, for
-  100 commands by `autotune.connect`, 100 as the page sends them, and 10 clicks in a browser;
-- what three pages open on the run, in a real browser, add to a step, against the same server with nobody
-  looking: at most 1 %, with a core that is the trainer's alone and without;
-- how soon a page can be used, with 10 runs of 100,000 steps in the store: at most a second.
+  100 commands by `autotune.connect`.
 
 A cost is judged where it is two standard errors away from its target; nearer, `MET` is empty: the machine was
-too busy to tell. Exits 1 when a target is missed.
-Takes about six minutes, and needs Chromium and Playwright.
+too busy to tell. Exits 1 when a target is missed. Takes about two minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
-import json
 import multiprocessing
 import os
 import queue
 import random
-import re
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import timeit
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
 from torch import nn
 
 from autotune import AutoTuner, connect, journal_tables
@@ -54,41 +42,15 @@ from autotune.inbox import Inbox
 from autotune.places import Place
 from autotune.records import Set
 
-from .control_page import RUNS, make_store
 from .figures import Figure, show
 
 FILES = "files"
 """The store where the write-ahead log does not work."""
-LIVE, LONG = "live", "run-3"
-MICROSECONDS, PERCENT, SECONDS = 5.0, 1.0, 1.0
+MICROSECONDS, SECONDS = 5.0, 1.0
 BLOCK_STEPS, BLOCK_PAIRS, CALLS = 200, 80, 100_000
-COMMANDS, CLICKS = 100, 10
-PACE = 0.34
-"""Seconds between two commands to the server, which takes 30 in ten seconds."""
-PAGES, WATCHED_SECONDS, WATCHED_PAIRS = (1280, 390, 390), 3.0, 8
-PATIENCE = 30.0
-"""Seconds until a page that does not show itself is an error."""
-OPENINGS, WIDTHS = 3, (390, 1280)
+COMMANDS = 100
 MARK = 50
 """Steps after which the trainer says how far it is."""
-SEEN = """
-const wanted = {
-  list: `.runs > li:nth-child(%d)`,
-  cards: `[data-test="slider-lr"]`,
-  chart: `[data-chart="Loss"][data-drawn="true"]`,
-};
-const seen = (window.seen = {});
-(function look() {
-  for (const [name, selector] of Object.entries(wanted))
-    if (!(name in seen) && document.querySelector(selector)) seen[name] = performance.now();
-  requestAnimationFrame(look);
-})();
-"""
-TAPPED = """() => {
-  addEventListener("click", () => (window.tapped = performance.now()), true);
-  const told = () => (window.told = performance.now());
-  new MutationObserver(told).observe(document.getElementById("toasts"), { childList: true });
-}"""
 
 
 # --- the loop ----------------------------------------------------------------------------------------------
@@ -288,51 +250,6 @@ def polling(name: str, folder: Path, store: str | None) -> list[Figure]:
     ]
 
 
-# --- the server and its clients ----------------------------------------------------------------------------
-
-
-class Server:
-    """`autotune ui`, in a process of its own."""
-
-    def __init__(self, root: Path, state: Path) -> None:
-        self._process = subprocess.Popen(
-            [Path(sys.executable).with_name("autotune"), "ui", "--root", str(root), "--port", "0"],
-            env={**os.environ, "XDG_STATE_HOME": str(state)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        said = "".join(iter(self._process.stdout.readline, "Ctrl-C ends it; the training goes on\n"))
-        port, self.token = re.findall(r":(\d+)/\?token=(\S+)", said)[0]
-        self.port, self.origin, self.cookie = int(port), f"http://127.0.0.1:{port}", f"autotune-{port}"
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait()
-
-    def open(self, browser: Browser, width: int) -> Page:
-        """A browser's window, signed in, that has seen nothing yet."""
-        context = browser.new_context(viewport={"width": width, "height": 844})
-        context.add_cookies([{"name": self.cookie, "value": self.token, "url": self.origin}])
-        page = context.new_page()
-        page.add_init_script(SEEN % RUNS)
-        return page
-
-    def request(self, method: str, path: str, body: object = None) -> http.client.HTTPResponse:
-        """Ask."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        given = {"Cookie": f"{self.cookie}={self.token}", "Origin": self.origin}
-        text = None if body is None else json.dumps(body)
-        connection.request(method, path, text, {**given, "Content-Type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status not in (200, 202):
-            raise RuntimeError(f"{path} answered {answer.status}: {answer.read()!r}")
-        return answer
-
-
 def by_connect(trainer: Trainer, run: str, root: str) -> list[tuple[float, float]]:
     """Seconds from each command to the first step that uses it, and to the answer."""
     found = []
@@ -346,49 +263,9 @@ def by_connect(trainer: Trainer, run: str, root: str) -> list[tuple[float, float
     return found
 
 
-def by_page(trainer: Trainer, server: Server) -> list[tuple[float, float]]:
-    """The same by the page's addresses, the answer by the stream of events that a page follows."""
-    answers: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in server.request("GET", f"/api/runs/{LIVE}/events"):
-            if line.startswith(b"data: ") and "command" in (told := json.loads(line[6:])):
-                answers.put((told["command"], time.monotonic()))
-
-    threading.Thread(target=listen, daemon=True).start()
-    time.sleep(1.0)
-    found = []
-    for rate in rates():
-        time.sleep(PACE + random.uniform(0, 0.1))
-        action = {"kind": "set", "name": "lr", "value": rate, "reason": "", "evidence": {}}
-        body = {"id": uuid.uuid4().hex, "author": "ada", "action": action}
-        start = time.monotonic()
-        server.request("POST", f"/api/runs/{LIVE}/commands", body).read()
-        answered, end = answers.get(timeout=60)
-        assert answered == body["id"]
-        found.append((trainer.used(rate) - start, end - start))
-    return found
-
-
 def rates() -> list[float]:
     """Of the commands: each another one."""
     return [1e-3 * (1 + (i + 1) / 1000) for i in range(COMMANDS)]
-
-
-def by_hand(page: Page) -> list[float]:
-    """Seconds from each click on a card's button to the words that say what became of it."""
-    page.evaluate(TAPPED)
-    found = []
-    for click in range(CLICKS):
-        time.sleep(PACE + random.uniform(0, 0.1))
-        page.locator('[data-test="set-lr"]').fill(f"{1e-4 * (click + 2):.1e}")
-        page.evaluate("window.told = null")
-        page.locator('[data-test="apply-lr"]').click()
-        while page.evaluate("window.told") is None:
-            time.sleep(0.02)
-        found.append(page.evaluate("window.told - window.tapped") / 1e3)
-        assert "set to" in page.locator("#toasts > .toast").last.inner_text()
-    return found
 
 
 def latency(name: str, seconds: Sequence[float]) -> list[Figure]:
@@ -406,64 +283,6 @@ def latencies(name: str, found: Sequence[tuple[float, float]]) -> list[Figure]:
     """Both, of commands that were sent in one way."""
     effects, answers = zip(*found, strict=True)
     return latency(f"{name}, to effect", effects) + latency(f"{name}, to answer", answers)
-
-
-def watched(name: str, trainer: Trainer, server: Server, browser: Browser) -> list[Figure]:
-    """What open pages add to a step."""
-    pages = [server.open(browser, width) for width in PAGES]
-
-    def pace(looking: bool) -> float:
-        for page in pages:
-            page.goto(f"{server.origin}/runs/{LIVE}" if looking else "about:blank")
-            if looking:
-                page.locator('[data-chart="Loss"][data-drawn="true"]').wait_for()
-        time.sleep(1.0)
-        return trainer.pace(WATCHED_SECONDS)
-
-    pairs = [
-        {looking: pace(looking) for looking in ((True, False) if pair % 2 else (False, True))}
-        for pair in range(WATCHED_PAIRS)
-    ]
-    added = Added.of([100 * (pair[True] / pair[False] - 1) for pair in pairs])
-    most = f"≤ {PERCENT:g}"
-    return [
-        Figure(f"{name}: a step", 1e6 * statistics.median(pair[False] for pair in pairs), "µs"),
-        Figure(
-            f"{name}: {len(PAGES)} pages add", added.median, "%", most, added.within(PERCENT), added.error
-        ),
-        Figure(f"{name}: worst pair", added.worst, "%"),
-    ]
-
-
-def openings(root: Path, state: Path, browser: Browser) -> list[Figure]:
-    """How soon the list and a run can be used, by a server that was just started and one that was not."""
-    seen: dict[str, list[float]] = {}
-    for _, width in itertools.product(range(OPENINGS), WIDTHS):
-        for path, names in (("/", ("list",)), (f"/runs/{LONG}", ("cards", "chart"))):
-            with Server(root, state) as server:
-                for when in ("server just started", "later"):
-                    page = server.open(browser, width)
-                    page.goto(server.origin + path)
-                    times: dict[str, float] = {}
-                    end = time.monotonic() + PATIENCE
-                    while not times.keys() >= {*names}:
-                        if time.monotonic() > end:
-                            raise RuntimeError(f"{path} does not show {names} in {PATIENCE:g} s")
-                        time.sleep(0.02)
-                        times = page.evaluate("window.seen")
-                    for name in names:
-                        seen.setdefault(f"{name} at {width} px, {when}", []).append(times[name])
-                    page.context.close()
-                    time.sleep(1.0)
-    most = f"≤ {1e3 * SECONDS:g}"
-    return [
-        figure
-        for name, times in sorted(seen.items())
-        for figure in (
-            Figure(f"{name}: median", statistics.median(times), "ms"),
-            Figure(f"{name}: worst", max(times), "ms", most, max(times) <= 1e3 * SECONDS),
-        )
-    ]
 
 
 # --- all ---------------------------------------------------------------------------------------------------
@@ -491,41 +310,13 @@ def latencies_by_connect(root: Path, database: str | None) -> Iterator[Figure]:
         yield from latencies(f"connect, {name}", found)
 
 
-def pages(root: Path, state: Path, launch: Callable[[], Browser]) -> Iterator[Figure]:
-    """All that a browser is needed for."""
-    make_store(root)
-    browser = launch()
-    yield from openings(root, state, browser)
-    browser.close()
-    cores = sorted(os.sched_getaffinity(0))
-    for name, own in (("trainer with a core of its own", cores[-1:]), ("trainer on any core", cores)):
-        os.sched_setaffinity(0, [core for core in cores if core not in own] or cores)
-        browser = launch()
-        shutil.rmtree(root / LIVE, ignore_errors=True)
-        trainer = Trainer(root / LIVE, cores=own)
-        with Server(root, state) as server:
-            yield from watched(name, trainer, server, browser)
-            if own == cores:
-                yield from latencies("the page's addresses", by_page(trainer, server))
-                page = server.open(browser, WIDTHS[0])
-                page.goto(f"{server.origin}/runs/{LIVE}")
-                yield from latency("click to words", by_hand(page))
-            browser.close()
-        trainer.close()
-        os.sched_setaffinity(0, cores)
-
-
 def main(database: str | None) -> int:
     """Measure all, and say how busy the machine was."""
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        root, state = Path(folder) / "runs", Path(folder) / "state"
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        launch = partial(playwright.chromium.launch, executable_path=shutil.which("chromium"), args=arguments)
+    with tempfile.TemporaryDirectory() as folder:
         figures = [
             *costs(Path(folder) / "costs", database),
             *latencies_by_connect(Path(folder) / "connect", database),
-            *pages(root, state, launch),
         ]
     print(f"load {os.getloadavg()[0]:.1f} at the end")
     return show(figures)

@@ -24,8 +24,6 @@ from autotune.delivery import Delivery, DeliveryError, run_link, sync, target
 from autotune.journal import Journal
 from autotune.records import Outcome, Rewind, Set, TuneError
 
-pytestmark = pytest.mark.xdist_group("delivery")  # they share a store and a server
-
 STEPS = 60
 
 

@@ -23,7 +23,7 @@ from autotune import journal_tables
 from autotune.journal import Journal, JournalError
 from autotune.records import Outcome, Ramp, Rewind, Set, TuneError
 
-STORES = ["folder", pytest.param("database", marks=pytest.mark.xdist_group("postgres"))]
+STORES = ["folder", "database"]
 
 
 @pytest.fixture(params=STORES)

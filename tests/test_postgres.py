@@ -31,8 +31,6 @@ from autotune.runs import UnknownRun, find, resolve, summarise
 from autotune.web.store import Store
 from autotune.web.view import View
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 @pytest.fixture
 def url(postgres):

@@ -1,5 +1,6 @@
 """What the README shows is run as it stands."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -99,14 +100,19 @@ def test_the_lines_from_a_running_loop_to_a_rewind_work_as_they_stand(tmp_path, 
     lines = [line.partition("#")[0].split() for line in block.strip().splitlines()]
     monkeypatch.setenv("AUTOTUNE_RUNS", str(tmp_path))
     code = TRAINER.format(tests=str(ROOT / "tests"), folder=str(tmp_path / "run"))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as trainer:
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as trainer,
+        contextlib.ExitStack() as failing,
+    ):
+        failing.callback(trainer.kill)
         assert trainer.stdout.readline() == "on its way\n"
         for _, *words in lines:
             if words != ["ui"]:
                 result = CliRunner().invoke(app, words)
-                assert result.exit_code == 0, result.output
+                assert result.exit_code == 0, (words, result.output)
                 assert words == ["show"] or "applied at step" in result.output
         assert CliRunner().invoke(app, ["stop", "latest"]).exit_code == 0
+        failing.pop_all()
     assert trainer.returncode == 0
     done = [decision.action.kind for decision in Journal.open(tmp_path / "run").decisions()]
     assert done[-3:] == ["rewind", "checkpoint", "stop"]

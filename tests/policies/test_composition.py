@@ -20,8 +20,6 @@ from autotune.supervisor import Limits
 from autotune.testing import Simulation, Task, TrainingPlant
 from autotune.testing.scenarios import Fitted
 
-pytestmark = pytest.mark.xdist_group("composition")  # they share runs
-
 STEPS = 600
 COOLDOWN = Limits().cooldown
 REFUSALS = STEPS // 40  # of one policy in a run; who asks again every 20 steps has twice as many

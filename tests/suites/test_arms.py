@@ -13,8 +13,6 @@ from autotune.benchmarks.workloads.digits_mlp import DigitsMLP
 from autotune.policies import Hypergradient
 from autotune.records import TuneError
 
-pytestmark = pytest.mark.xdist_group("watched")  # they share runs
-
 CPU = torch.device("cpu")
 DIGITS = DigitsMLP(steps=STEPS)
 

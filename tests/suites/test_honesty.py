@@ -14,8 +14,6 @@ from autotune.benchmarks.suites.statistics import capped, median_interval
 from autotune.benchmarks.workloads.teacher_student import TeacherStudent
 from autotune.records import TuneError
 
-pytestmark = pytest.mark.xdist_group("watched")  # they share runs
-
 CPU = torch.device("cpu")
 every_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 

@@ -26,8 +26,6 @@ from autotune.benchmarks.suites.statistics import capped
 from autotune.benchmarks.suites.svg import PALETTE
 from autotune.delivery import DeliveryError
 
-pytestmark = pytest.mark.xdist_group("mlflow pages")  # they share what was published
-
 ARMS = ("tuned baseline", "constant", "recommended")
 
 

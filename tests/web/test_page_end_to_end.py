@@ -18,8 +18,6 @@ from served import served, until
 
 from autotune.journal import Journal
 
-pytestmark = pytest.mark.xdist_group("page end to end")  # they share a training
-
 HERE = Path(__file__).parent
 PICTURES = Path(os.environ.get("AUTOTUNE_PICTURES", HERE.parents[1] / "build" / "pictures"))
 RUN = "steered"

@@ -28,8 +28,6 @@ from autotune.data import ReplayingLoader
 from autotune.generators import Generators
 from autotune.policies import DivergenceGuard
 
-pytestmark = pytest.mark.xdist_group("faults")  # they share runs
-
 CPU = torch.device("cpu")
 WINDOWS = {
     SPIKE: {500},
