@@ -58,6 +58,7 @@ def main(*, seed: int = 0, output: Path = Path("demo")) -> None:
     console.print(f"Its picture:      {picture}")
     console.print("Every decision:   [bold]autotune decisions[/]")
     console.print("In the MLflow UI: [bold]autotune mlflow[/]")
+    console.print("The control page: [bold]autotune ui[/]")
     if shutil.which("autotune") is None:
         console.print("(`autotune` is in the environment's bin folder: .venv/bin/autotune)")
 
