@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -58,4 +60,7 @@ def ui(
     from .web.server import Listening, serve
 
     listening = Listening(host, port, allow_host or (), certificate, key, insecure)
-    serve(root, listening, print_line, new_token)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # that come before the server listens
+        signal.signal(ending, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(root, listening, print_line, new_token)

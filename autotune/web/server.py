@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -149,12 +148,10 @@ def serve(
             )
         elif not listening.secure:
             say("without TLS, whoever is on the way can read the token and then command the runs")
-        for ending in (signal.SIGINT, signal.SIGTERM):  # that come before uvicorn listens for them, too
-            signal.signal(ending, signal.default_int_handler)
+        say("Ctrl-C ends it; the training goes on")
+        threading.Thread(target=_warm, args=(store,), name="autotune-warm", daemon=True).start()
         # uvicorn raises the signal once more when it has ended.
         with contextlib.suppress(KeyboardInterrupt):
-            say("Ctrl-C ends it; the training goes on")
-            threading.Thread(target=_warm, args=(store,), name="autotune-warm", daemon=True).start()
             Server(config, watches).run(sockets=[bell])
 
 
