@@ -34,6 +34,11 @@ class Actuator(abc.ABC, Generic[V]):
         """
         return frozenset()
 
+    @property
+    def gain(self) -> float:
+        """See `HyperparameterState.gain`."""
+        return 1.0
+
     @abc.abstractmethod
     def read(self) -> V:
         """The value that the plant holds."""
@@ -174,7 +179,15 @@ class FloatHyperparameter(Hyperparameter[float]):
     def state(self, ramp_until: int | None = None) -> HyperparameterState:
         """See `Hyperparameter.state`."""
         return HyperparameterState(
-            self.name, self.kind, self(), self.owner, self.low, self.high, (), self.unit, ramp_until
+            name=self.name,
+            kind=self.kind,
+            value=self(),
+            owner=self.owner,
+            low=self.low,
+            high=self.high,
+            unit=self.unit,
+            ramp_until=ramp_until,
+            gain=self.actuator.gain,
         )
 
     def _finite(self, value: Any) -> float:

@@ -162,6 +162,8 @@ class HyperparameterState:
     unit: str = ""
     ramp_until: int | None = None
     """The step at which the ramp that is moving the value ends; None when none is running."""
+    gain: float = 1.0
+    """How much of it arrives at the weights: a decay that goes through SGD's momentum adds up over steps."""
 
 
 @dataclass(frozen=True, slots=True)

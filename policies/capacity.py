@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.records import Action, Evidence, HyperparameterState, Observation, Set, Suggest, TuneError
 
-from .evaluations import UNKNOWN, Evaluations, Trend, binding_decay, noise
+from .evaluations import Evaluations, Trend, binding_decay, noise
 from .memory import Remembering, moves
 
 WINDOW, NOISE = 5, 9  # evaluations that advice rests on, and that the noise is measured on
@@ -134,7 +134,7 @@ class CapacityAdvisor(Remembering):
         """What helps in a situation, first things first."""
         rate = _value(observation, self._rate)
         decay, dropout = _value(observation, self._decay), _value(observation, self._dropout)
-        binds = UNKNOWN if self._rate is None else binding_decay(observation, self._rate)
+        binds = binding_decay(observation, self._rate, self._decay)
         if situation == "unstable":
             return [
                 self._moved(self._rate, observation, rate / RATE, "the training error rises: lower the rate")

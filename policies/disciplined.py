@@ -135,7 +135,7 @@ class DisciplinedAdvice(Remembering):
         """The runs: the present values, then each change of one of them."""
         name = self.controls[0]
         state = observation.hyperparameters[name]
-        now, unit = float(state.value), binding_decay(observation, self._rate)
+        now, unit = float(state.value), binding_decay(observation, self._rate, name)
         high = math.inf if state.high is None else state.high
         decays = {min(max(s * unit, state.low or 0.0), high) for s in SHRINKAGES} - {now}
         runs: list[list[Any]] = [[name, now, LENGTH]]

@@ -19,15 +19,16 @@ OF_MEDIAN_DIFFERENCE = 1.4826 / math.sqrt(6)  # standard deviation over the medi
 UNKNOWN = 0.01  # a weight decay to begin with where there is no rate to go by
 
 
-def binding_decay(observation: Observation, rate: str) -> float:
-    """The weight decay that shrinks weights by a factor of e over the run, at the present rate.
+def binding_decay(observation: Observation, rate: str | None, decay: str | None) -> float:
+    """The value of `decay` that shrinks weights by a factor of e over the run, at the present rate.
 
-    Source: Wang & Aitchison 2024, the time scale 1 / (rate × decay).
+    Source: Wang & Aitchison 2024, the time scale 1 / (rate × decay); the gain is that of SGD's momentum.
     """
-    state = observation.hyperparameters.get(rate)
-    if state is None or not state.value or state.unit == FACTOR:
+    state, decayed = (observation.hyperparameters.get(name or "") for name in (rate, decay))
+    if state is None or decayed is None or not state.value or state.unit == FACTOR:
         return UNKNOWN
-    return 1.0 / (float(state.value) * (observation.budget or max(observation.spent, 1)))
+    steps = observation.budget or max(observation.spent, 1)
+    return 1.0 / (float(state.value) * decayed.gain * steps)
 
 
 class Evaluations(NamedTuple):

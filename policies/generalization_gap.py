@@ -35,8 +35,8 @@ class GeneralizationGap(Remembering):
     still falls. A loss falls when its slope is below zero by a standard error and by 0.5 % an evaluation.
 
     *What.* One hyperparameter at a time. Weight decay by factors of 2, dropout by 0.1. What matters of a
-    decay is rate × decay × steps of the run, the part by which it shrinks weights: raised from less, it goes
-    to 1, and it is never raised beyond 4; below ¼ it does not bind and is left alone.
+    decay is rate × decay × steps of the run, the part by which it shrinks weights (over 1 - momentum in SGD):
+    raised from less, it goes to 1, and it is never raised beyond 4; below ¼ it is left alone.
 
     *Judgement.* By the mean of 3 evaluations after the move against a forecast: the mean before it, or its
     continued rise. Clearly better, by 2 standard errors and 0.5 %: the move is repeated at once. Else the
@@ -193,7 +193,7 @@ class GeneralizationGap(Remembering):
         if state.name == self._dropout:
             moved = value + STEP if way == "up" else value - STEP
         else:
-            binds = binding_decay(observation, self._rate)
+            binds = binding_decay(observation, self._rate, state.name)
             if way == "up":
                 moved = max(value, min(max(FACTOR * value, binds), MOST * binds))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..hyperparameters import FloatHyperparameter, Held, IntHyperparameter
@@ -67,8 +67,9 @@ def weight_decay(
     Without `group`, groups whose decay is zero (biases and norms, as a rule) stay at zero and the others keep
     their ratios; where all are zero, all are written alike.
 
-    In AdamW and SGD alike, weights shrink by rate × decay in a step. This hyperparameter does not hold the
-    product: when the learning rate falls, so does the shrinkage, unless the decay is raised with it.
+    In AdamW and SGD alike, weights shrink by rate × decay in a step; in SGD with momentum by that over
+    (1 - momentum), which is its `gain`. This hyperparameter does not hold the product: when the learning rate
+    falls, so does the shrinkage, unless the decay is raised with it.
 
     Args:
         optimizer: any torch optimizer whose param groups have `weight_decay`.
@@ -80,8 +81,21 @@ def weight_decay(
     Raises:
         TuneError: for an optimizer without weight decay, an unknown group, or invalid bounds.
     """
-    actuator = ParamGroups(optimizer, "weight_decay", group=group)
+    actuator = _Decay(optimizer, "weight_decay", group=group)
     return FloatHyperparameter(name or _name("weight_decay", group), low=low, high=high, actuator=actuator)
+
+
+class _Decay(ParamGroups):
+    """Where the optimizer is SGD, a decay goes through the momentum, as a part of the gradient."""
+
+    @property
+    def gain(self) -> float:
+        """That of the momentum, for what stays as it is: (1 - dampening) / (1 - momentum)."""
+        if not isinstance(self.optimizer, SGD):
+            return 1.0
+        group = self.optimizer.param_groups[self._chosen()[0]]
+        momentum = float(group["momentum"])
+        return (1 - float(group["dampening"])) / (1 - momentum) if 0 < momentum < 1 else 1.0
 
 
 def momentum(

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from autotune.hyperparameters import FloatHyperparameter
+from autotune.hyperparameters import FloatHyperparameter, Held
 from autotune.policies.generalization_gap import GeneralizationGap
 from autotune.records import HUMAN, Policy, Set, TuneError
 from autotune.testing import Simulation, Task, TrainingPlant
@@ -12,17 +12,23 @@ RATE, BUDGET = 0.1, 1000
 BINDS = 1 / (RATE * BUDGET)
 
 
+class ThroughMomentum(Held):
+    """A decay that goes through a momentum of 0.9."""
+
+    gain = 10.0
+
+
 class Curves:
     """Losses that are functions of weight decay and dropout alone, and follow at once."""
 
     signals = ("loss", "validation/loss", "train/loss")
     cost = 0.0
 
-    def __init__(self, validation, train, decay=0.0, dropout=0.0):
+    def __init__(self, validation, train, decay=0.0, dropout=0.0, actuator=Held):
         self.validation, self.train, self.steps = validation, train, 0
         self.hyperparameters = [
             FloatHyperparameter("lr", RATE, low=1e-3, high=10.0, log=True),
-            FloatHyperparameter("weight_decay", decay, low=0.0, high=10.0),
+            FloatHyperparameter("weight_decay", low=0.0, high=10.0, actuator=actuator(decay)),
             FloatHyperparameter("dropout", dropout, low=0.0, high=0.9),
         ]
 
@@ -70,6 +76,11 @@ def test_a_high_gap_raises_the_decay_until_it_no_longer_helps():
     assert decays[:2] == pytest.approx([BINDS, 2 * BINDS])  # from none to what binds, then doubled
     assert decays[2:4] == pytest.approx([4 * BINDS, 2 * BINDS])  # harm, taken back
     assert simulation["weight_decay"] == pytest.approx(2 * BINDS)
+
+
+def test_what_momentum_adds_to_a_decay_counts():
+    simulation = run(lambda _, decay, p: 1 + abs(decay - BINDS / 10) / BINDS + p, low, actuator=ThroughMomentum)
+    assert moves(simulation, "weight_decay")[0] == pytest.approx(BINDS / 10)
     assert moves(simulation, "dropout")[:2] == pytest.approx([0.1, 0.0])
 
 
