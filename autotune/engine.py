@@ -41,6 +41,7 @@ from .records import (
     Undo,
 )
 from .sensors import Instruments, Sample
+from .slots import Room
 from .supervisor import TUNER, Supervisor
 from .trials import Trials
 
@@ -255,7 +256,7 @@ class Engine:
         if not self.trials.waiting:
             self.trials.forget()  # they were shown once, and nothing was made of them
         elif not (self.stopping or clock.over):
-            self.trials.begin(clock.spent)
+            self.trials.begin(clock.step, clock.spent)
             self._stand_at(clock.step)
             self.tell()
 
@@ -399,15 +400,24 @@ class Engine:
 
     # --- trials ------------------------------------------------------------------------------------------
 
-    def hold(self) -> Target:
-        """Keep the present state, with its history, until `release`."""
+    def room(self, least: int, most: int, known: Room | None) -> Room:
+        """How many states could be held, and where; see `slots.find_room`."""
+        return self.memory.room(least, most, known)
+
+    def hold(self, room: Room | None = None) -> Target:
+        """Keep the present state, with its history, until `release`; see `Memory.hold`."""
         return self.memory.hold(
-            {**self._kept(), "history": self.history.state_dict(), "clock": dataclasses.asdict(self.clock)}
+            {**self._kept(), "history": self.history.state_dict(), "clock": dataclasses.asdict(self.clock)},
+            room,
         )
 
     def release(self, target: Target) -> None:
         """Let a state go that was held."""
         self.memory.release(target)
+
+    def trim(self) -> None:
+        """Give back the memory of states that were let go."""
+        self.memory.trim()
 
     def measured(self) -> Mapping[str, Signal]:
         """The signals of the live branch."""
@@ -435,10 +445,12 @@ class Engine:
             self.tell()
 
     def tried(self, trial: Trial, why: str) -> None:
-        """Put a finished trial on record; `why` it was lost, or empty."""
+        """Put a finished trial on record, in words and numbers; `why` it was lost, or empty."""
         score = f"{trial.score:.4g}" + ("" if math.isnan(trial.error) else f" ± {trial.error:.2g}")
         note = "; ".join(filter(None, (f"score {score} after {trial.spent} steps", why)))
-        self._safely(lambda: self.executor.note(trial.id, note))
+        numbers = {"score": trial.score, "standard_error": trial.error, "steps": trial.spent}
+        evidence = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._safely(lambda: self.executor.note(trial.id, note, evidence))
 
     def resume(self) -> None:
         """Take all back from the newest whole checkpoint, and settle what the old process left open.
@@ -532,8 +544,9 @@ class Engine:
             source = decision.source
             if isinstance(action, Pin):  # of the value that it had then, for the steps that are left of it
                 self.executor.submit(Set(action.name, decision.after[action.name], **why), source)
-                left = None if action.steps is None else decision.spent + action.steps - self.clock.spent
-                action = dataclasses.replace(action, steps=left and max(1, left))
+                if action.steps is not None:
+                    left = decision.spent + action.steps - self.clock.spent
+                    action = dataclasses.replace(action, steps=max(1, left))
             for change in action.then if isinstance(action, Rewind) else (action,):
                 if isinstance(change, AGAIN):
                     self.executor.submit(dataclasses.replace(change, **why), source)

@@ -26,6 +26,7 @@ from .records import (
     Comment,
     Decision,
     Escalate,
+    Evidence,
     Pause,
     Pin,
     Probe,
@@ -147,15 +148,17 @@ class Executor:
             for decision in decided[bisect_right(decided, known, key=lambda d: d.id) :]
         ]
 
-    def note(self, id: int, text: str) -> Decision:
-        """Add what has come of a decision to its record, and return that.
+    def note(self, id: int, text: str, evidence: Evidence | None = None) -> Decision:
+        """Add what has come of a decision to its record, in words and as evidence, and return that.
 
         Raises:
             JournalError: when it cannot be written down.
         """
         place = bisect_left(self.decisions, id, key=lambda d: d.id)
         decision = self.decisions[place]
-        self.decisions[place] = replace(decision, note="; ".join(filter(None, (decision.note, text))))
+        action = replace(decision.action, evidence={**decision.action.evidence, **(evidence or {})})
+        note = "; ".join(filter(None, (decision.note, text)))
+        self.decisions[place] = replace(decision, action=action, note=note)
         self._journal.settle(self.decisions[place], self._run.live())
         return self.decisions[place]
 
@@ -258,9 +261,10 @@ class Executor:
                     raise TuneError("the data of a framework's loop cannot be replayed: no trials there")
                 if not self._run.remembers:
                     raise TuneError(
-                        "trials come back to a state in memory, got Rewinding(capacity=0), which keeps none; "
-                        "give it a capacity of at least 1"
+                        "trials come back to a state in memory, got none there; give Rewinding a capacity of "
+                        "at least 1, and free memory where it found none"
                     )
+                trials.make_room()
                 if action.after is not None:
                     trials.state(action.after, source)
                 left = None if clock.budget is None else clock.budget - clock.spent - trials.most
@@ -373,7 +377,7 @@ class Executor:
                 case Arrange(policies=policies):
                     self._run.arrange(policies, f"by {source}")
                 case Probe() as probe:
-                    self._run.trials.ask(decision.id, decision.source, probe)
+                    notes.append(self._run.trials.ask(decision.id, decision.source, probe))
                 case Adopt():
                     assert target is not None
                     result = self._restored(target)

@@ -18,11 +18,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 from sqlalchemy.dialects import sqlite
 
 from . import journal_database as database
@@ -41,6 +39,10 @@ from .records import (
     action_from_json,
     action_to_json,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 OWN = ("id", "created", "process", "status", "schema")
@@ -257,13 +259,18 @@ class Journal:
             return dataclasses.replace(decision, id=result.inserted_primary_key[0])
 
     def settle(self, decision: Decision, live: Mapping[str, Any] | None = None) -> None:
-        """Record the status, the values read back and the note of a decision made earlier; durable.
+        """Record status, values read back, note and evidence of a decision made earlier; durable.
 
         Args:
             decision: as it is now.
             live: plain JSON values that say how the run stands after it; kept as the meta `live`.
         """
-        values = {"status": decision.status, "after": dict(decision.after), "note": decision.note}
+        values = {
+            "action": action_to_json(decision.action),
+            "status": decision.status,
+            "after": dict(decision.after),
+            "note": decision.note,
+        }
         table = tables.decisions
         facts: dict[str, Any] = {} if live is None else {"live": live}
         if self._in_database and isinstance(decision.action, Checkpoint):
@@ -383,6 +390,8 @@ class Journal:
 
     def metrics(self, name: str) -> Series:
         """All recorded values of one metric; empty arrays for a name that was never recorded."""
+        import numpy as np  # here, because most commands have no use for it
+
         c = tables.metrics.c
         columns = (c.step, c.spent, c.branch, c.value, c.time)
         rows = self._select(sa.select(*columns).where(c.name == name).order_by(c.id))

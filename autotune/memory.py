@@ -18,6 +18,7 @@ from .data import Grade, Position, ReplayingLoader
 from .generators import Generators
 from .plant import Plant
 from .records import Data, SnapshotInfo, TuneError
+from .slots import NoRoom, Room
 from .snapshots import Snapshot, SnapshotRing
 
 
@@ -27,7 +28,8 @@ class Rewinding:
 
     Args:
         every: steps between snapshots in memory; None: a fortieth of the run, between 10 and 100.
-        capacity: snapshots in memory; 0: none. Each takes the bytes of model and optimizer state.
+        capacity: snapshots in memory; 0: none. Each takes the bytes of model and optimizer state. Trials of
+            policies hold up to as many again while they last, at least 3 and at most 6; see `trials`.
         device: where they lie; None: beside the tensors themselves, "cpu": in (pinned) host memory.
         replay_bytes: host memory for batches since the oldest snapshot.
         checkpoint_every: steps between checkpoints on disk; None: only those that are asked for.
@@ -99,6 +101,7 @@ class Memory:
         self._clock = clock
         self._generators = generators
         self._loader = loader
+        self._capacity = settings.capacity
         self._ring = SnapshotRing(plant, settings.capacity, settings.device) if settings.capacity else None
         self._store = CheckpointStore(folder)
         self.movable = True
@@ -111,17 +114,38 @@ class Memory:
         return [_info(snapshot) for snapshot in self._kept]
 
     def snapshot(self, kept: dict[str, Any]) -> None:
-        """Keep the present state in memory; nothing when the capacity is 0."""
+        """Keep the present state in memory; nothing, where there is none for it, or the capacity is 0."""
         if self._ring is not None:
             extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
-            self._ring.capture(self._clock.step, extra)
+            try:
+                self._ring.capture(self._clock.step, extra)
+            except NoRoom as error:
+                warnings.warn(f"no snapshot of step {self._clock.step}: {error}", stacklevel=2)
             self._forget_batches()
 
-    def hold(self, kept: dict[str, Any]) -> Target:
-        """Keep the present state in memory until `release`, whatever else comes and goes."""
+    def room(self, least: int, most: int, known: Room | None) -> Room:
+        """How many states could be held, of as many as the user has granted: see `slots.find_room`."""
+        assert self._ring is not None
+        return self._ring.room(least, min(most, max(least, self._capacity)), known)
+
+    def trim(self) -> None:
+        """Give back what held states have taken; those that are still held stay."""
+        assert self._ring is not None
+        self._ring.trim()
+
+    def hold(self, kept: dict[str, Any], room: Room | None) -> Target:
+        """Keep the present state in memory until `release`, whatever else comes and goes.
+
+        Args:
+            kept: of the tuner, handed back unread.
+            room: says where; None: where snapshots lie.
+
+        Raises:
+            NoRoom: when there is no memory for it; nothing is changed then.
+        """
         assert self._ring is not None
         extra = {"spent": self._clock.spent, "position": self._loader.position, "kept": kept}
-        snapshot = self._ring.hold(self._clock.step, extra)
+        snapshot = self._ring.hold(self._clock.step, extra, room)
         position = snapshot.extra["position"]
         check = partial(self._loader.check, position, "replay")
         return Target(_info(snapshot), "replay", position, snapshot.extra["kept"], snapshot, check)

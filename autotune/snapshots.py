@@ -6,8 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +15,9 @@ from .generators import State
 from .inplace import copied, copy_tensors
 from .plant import Plant
 from .records import TuneError
+from .slots import Place, Room, Slot, find_room, free_memory, layout
 
-_ALIGNMENT = 64  # bytes; of each tensor within its slot
 _FORGET = 4.0  # the ratio of two ages beyond which nothing between them is dropped
-
-_Layout: TypeAlias = list[tuple[torch.Size, torch.dtype, torch.device]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,7 +31,7 @@ class Snapshot:
     extra: dict[str, Any] = field(repr=False)
     state: dict[str, Any] = field(repr=False)
     generators: State = field(repr=False)
-    slot: _Slot = field(repr=False)
+    slot: Slot = field(repr=False)
 
 
 class SnapshotRing:
@@ -58,8 +55,8 @@ class SnapshotRing:
         self.held: list[Snapshot] = []
         """Those that stay until they are released."""
         self._plant = plant
-        self._device = None if device is None else torch.device(device)
-        self._spare: list[_Slot] = []
+        self._place: Place = None if device is None else torch.device(device)
+        self._spare: list[Slot] = []
 
     def capture(self, step: int, extra: dict[str, Any]) -> Snapshot:
         """Keep the present state as that of `step`.
@@ -70,16 +67,29 @@ class SnapshotRing:
         Args:
             step: the plant's clock.
             extra: kept beside it, as a copy.
+
+        Raises:
+            NoRoom: when there is no memory for it.
         """
         self.keep(lambda snapshot: snapshot.step < step)
         while len(self.snapshots) >= self.capacity:
             self._spare.append(self.snapshots.pop(least_missed([s.step for s in self.snapshots], step)).slot)
-        self.snapshots.append(self._captured(step, extra))
+        self.snapshots.append(self._captured(step, extra, self._place, fit=True))
         return self.snapshots[-1]
 
-    def hold(self, step: int, extra: dict[str, Any]) -> Snapshot:
-        """Keep the present state beside the ring's own snapshots, until `release`."""
-        self.held.append(self._captured(step, extra))
+    def hold(self, step: int, extra: dict[str, Any], room: Room | None = None) -> Snapshot:
+        """Keep the present state beside the ring's own snapshots, until `release`.
+
+        Args:
+            step: the plant's clock.
+            extra: kept beside it, as a copy.
+            room: says where, from `room`; None: where the ring lies.
+
+        Raises:
+            NoRoom: when there is no memory for it.
+        """
+        place = self._place if room is None else room.place
+        self.held.append(self._captured(step, extra, place, fit=False))
         return self.held[-1]
 
     def release(self, snapshot: Snapshot) -> None:
@@ -87,13 +97,24 @@ class SnapshotRing:
         self.held.remove(snapshot)
         self._spare.append(snapshot.slot)
 
-    def _captured(self, step: int, extra: dict[str, Any]) -> Snapshot:
+    def room(self, least: int, most: int, known: Room | None = None) -> Room:
+        """How many states could be held, and where, with those that are: see `find_room`."""
+        slots = [snapshot.slot for snapshot in self.held]
+        layouts = [layout(_tensors(self._plant.state())), *(slot.layout for slot in slots)]
+        return find_room(layouts, self._place, [*slots, *self._spare], least, most, known)
+
+    def trim(self) -> None:
+        """Free the slots that no state lies in, but pinned ones, whose memory torch would keep."""
+        kept = [slot for slot in self._spare if slot.pinned]
+        if len(kept) < len(self._spare):
+            self._spare = kept
+            torch.cuda.empty_cache()  # sync: it is rare; without CUDA it does nothing
+
+    def _captured(self, step: int, extra: dict[str, Any], place: Place, *, fit: bool) -> Snapshot:
         start = time.perf_counter()
         state = self._plant.state()
-        live: dict[int, Tensor] = {}
-        copied(state, lambda tensor: live.setdefault(id(tensor), tensor))
-        dense = [tensor for tensor in live.values() if _dense(tensor)]
-        slot = self._slot(dense, step)
+        dense = _tensors(state)
+        slot = self._slot(dense, place, step if fit else None)
         copy_tensors(slot.tensors, dense)
         places = dict(zip(map(id, dense), slot.tensors, strict=True))
         return Snapshot(
@@ -137,22 +158,24 @@ class SnapshotRing:
         self._spare += [snapshot.slot for snapshot in self.snapshots if not wanted(snapshot)]
         self.snapshots = [snapshot for snapshot in self.snapshots if wanted(snapshot)]
 
-    def _slot(self, tensors: list[Tensor], step: int) -> _Slot:
-        """A slot that fits `tensors`: a spare one, that of the snapshot least missed, or a new one."""
-        layout = [(t.shape, t.dtype, t.device) for t in tensors]
-        while self._spare:
-            slot = self._spare.pop()
-            if slot.layout == layout:
+    def _slot(self, tensors: list[Tensor], place: Place, step: int | None) -> Slot:
+        """A slot that fits `tensors`, spare or new; the ring's own, that of `step`, has to fit into it."""
+        wanted = layout(tensors)
+        for slot in self._spare:
+            if slot.fits(wanted, place):
+                self._spare.remove(slot)
                 return slot
-        held = sum(snapshot.slot.nbytes for snapshot in [*self.snapshots, *self.held])
-        self._fit(tensors, held, step)
-        return _Slot(layout, tensors, self._device)
+        self._spare = [slot for slot in self._spare if slot.place != place]  # of states that have grown since
+        if step is not None:
+            self._fit(tensors, step)
+        return Slot(tensors, place)
 
-    def _fit(self, tensors: list[Tensor], held: int, step: int) -> None:
+    def _fit(self, tensors: list[Tensor], step: int) -> None:
         """Shrink the capacity to what half of the free memory holds."""
-        device = self._device or max(tensors, key=lambda t: t.nbytes).device
+        device = self._place or max(tensors, key=lambda t: t.nbytes).device
         nbytes = sum(tensor.nbytes for tensor in tensors)
-        fitting = max(1, (free_memory(device) + held) // 2 // nbytes)
+        taken = sum(snapshot.nbytes for snapshot in self.snapshots)
+        fitting = max(1, (free_memory(device) + taken) // 2 // nbytes)
         if fitting < self.capacity:
             warnings.warn(
                 f"{self.capacity} snapshots of {nbytes / 1e6:.0f} MB would take more than half of the free "
@@ -162,31 +185,6 @@ class SnapshotRing:
             self.capacity = fitting
             while len(self.snapshots) >= fitting:
                 self.snapshots.pop(least_missed([s.step for s in self.snapshots], step))
-
-
-class _Slot:
-    """Memory for one snapshot: a flat piece on each device, and the tensors that lie in it."""
-
-    def __init__(self, layout: _Layout, tensors: list[Tensor], device: torch.device | None) -> None:
-        self.layout = layout
-        self.nbytes = sum(tensor.nbytes for tensor in tensors)
-        pinned = device is not None and device.type == "cpu" and any(t.is_cuda for t in tensors)
-        ends: dict[torch.device, int] = {}
-        starts = []
-        for tensor in tensors:
-            home = device or tensor.device
-            starts.append((home, ends.get(home, 0)))
-            ends[home] = ends.get(home, 0) + -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-        flat = {
-            home: torch.empty(end, dtype=torch.uint8, device=home, pin_memory=pinned)
-            for home, end in ends.items()
-        }
-        self.tensors = [
-            flat[home][start : start + tensor.nbytes]
-            .view(tensor.dtype)
-            .as_strided(tensor.shape, _strides(tensor))
-            for tensor, (home, start) in zip(tensors, starts, strict=True)
-        ]
 
 
 def least_missed(steps: list[int], now: int) -> int:
@@ -202,25 +200,12 @@ def least_missed(steps: list[int], now: int) -> int:
     return ratios.index(min(ratios)) + 1
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken on `device`: of a GPU, of this container, or of this machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 2**63
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = 1024 * int(fields["MemAvailable"].split()[0])
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+def _tensors(state: dict[str, Any]) -> list[Tensor]:
+    """Those of a plant's state that lie in a slot, each once."""
+    live: dict[int, Tensor] = {}
+    copied(state, lambda tensor: live.setdefault(id(tensor), tensor))
+    return [tensor for tensor in live.values() if _dense(tensor)]
 
 
 def _dense(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_quantized
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    """The tensor's own memory format, without gaps."""
-    return torch.empty_like(tensor, device="meta").stride()

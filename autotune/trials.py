@@ -13,22 +13,33 @@ from typing import Any, Protocol
 from .controls import Controls, Held
 from .memory import Restored, Target
 from .records import Probe, Ramp, Signal, Trial, TuneError, Value
+from .slots import NoRoom, Room
 
 log = logging.getLogger("autotune")
 
 KEPT = 4
-"""States of trials that are kept at a time, beside the one that they all began from."""
+"""States of trials that are kept at a time, the best ones, where there is memory for as many."""
+BESIDE = 2
+"""States beside those: the one that they all began from, and that of the trial that is being scored."""
 
 
 class Bench(Protocol):
     """What trials need of the run."""
 
-    def hold(self) -> Target:
-        """Keep the present state, with its history."""
+    def room(self, least: int, most: int, known: Room | None) -> Room:
+        """How many states could be held, and where; see `slots.find_room`."""
+        ...
+
+    def hold(self, room: Room | None) -> Target:
+        """Keep the present state there, with its history; `NoRoom` when there is no memory for it."""
         ...
 
     def release(self, target: Target) -> None:
         """Let it go."""
+        ...
+
+    def trim(self) -> None:
+        """Give back the memory of states that were let go."""
         ...
 
     def restore(self, target: Target, held: Held) -> Restored:
@@ -70,20 +81,27 @@ class _Running:
     """Batches after which a GradScaler has skipped the step."""
     lost: str = ""
     """Why it is lost, if those say so."""
+    not_kept: str = ""
+    """Why its state is not kept, if there was no memory for it."""
 
 
 class Trials:
     """Runs trials and keeps what came of them.
 
+    Their states take memory: that which they all began from, that of the one being scored, and the best, four
+    of them, or fewer where there is less room, but at least one. How many, and where, is settled when the
+    first trial is asked for, and told; all is given back when nobody goes on from them.
+
     Args:
         bench: the run.
         controls: its hyperparameters.
-        kept: states of trials to keep; beyond it the one with the worst score goes.
     """
 
-    def __init__(self, bench: Bench, controls: Controls, kept: int = KEPT) -> None:
+    def __init__(self, bench: Bench, controls: Controls) -> None:
         self.results: dict[int, Trial] = {}
-        self._bench, self._controls, self._limit = bench, controls, kept
+        self._bench, self._controls = bench, controls
+        self._room: Room | None = None  # None: no trials are on
+        self._told: Room | None = None
         self._asked: deque[tuple[int, str, Probe]] = deque()
         self._sources: dict[int, str] = {}
         self._states: dict[int, Target] = {}
@@ -129,10 +147,30 @@ class Trials:
         """Steps that all trials asked for may still take."""
         return sum(probe.most for _, _, probe in self._asked)
 
-    def ask(self, id: int, source: str, probe: Probe) -> None:
-        """Run this trial when those before it are finished."""
+    def make_room(self) -> None:
+        """Settle where the states of the trials lie that are about to be asked for.
+
+        Raises:
+            NoRoom: when there is no memory for the fewest.
+        """
+        if not self.waiting:  # with the first one
+            self._room = self._bench.room(1 + BESIDE, KEPT + BESIDE, self._room)
+
+    def ask(self, id: int, source: str, probe: Probe) -> str:
+        """Run this trial when those before it are finished.
+
+        Returns:
+            What memory their states take, where that is news; else nothing.
+        """
         self._asked.append((id, source, probe))
         self._sources[id] = source
+        if self._room is self._told:
+            return ""
+        self._told = self._room
+        assert self._room is not None
+        if self._room.note:
+            log.warning("trials keep %s", self._room)
+        return f"trials keep {self._room}"
 
     def state(self, id: int, source: str) -> Target:
         """The state that a trial of `source` is kept in.
@@ -151,9 +189,19 @@ class Trials:
             raise TuneError(why)
         return self._states[id]
 
-    def begin(self, spent: int) -> None:
-        """Start the first trial that waits, from where the run stands; `spent` is the clock's."""
-        self._origin = self._bench.hold()
+    def begin(self, step: int, spent: int) -> None:
+        """Start the first trial that waits, from where the run stands, by the clock.
+
+        All are lost when there is no memory any more to come back from.
+        """
+        try:
+            self._origin = self._bench.hold(self._room)
+        except NoRoom as error:
+            log.warning("step %d: no trials: %s", step, error)
+            while self._asked:
+                now = _Running(*self._asked.popleft(), start=step, spent=spent, until=step)
+                self._finish(now, step, spent, math.inf, math.nan, (), {}, f"failed: {error}")
+            return
         self._held = self._controls.held(self._origin.info.step)
         self._next(spent)
 
@@ -215,6 +263,9 @@ class Trials:
         self._states.clear()
         self._sources.clear()
         self.results = {}
+        if self._room is not None:
+            self._room = self._told = None
+            self._bench.trim()
 
     def _next(self, spent: int) -> bool:
         """Start the next trial; returns whether there was none, and the run is back."""
@@ -242,7 +293,11 @@ class Trials:
         return self._back()
 
     def _keep(self, now: _Running) -> None:
-        self._states[now.id] = self._bench.hold()
+        try:
+            self._states[now.id] = self._bench.hold(self._room)
+        except NoRoom as error:
+            log.warning("step %d: the state of a trial is not kept: %s", now.until, error)
+            now.not_kept = f"its state is not kept: {error}"
         names = {change.name for change in now.probe.then}
         now.values = {name: self._controls[name]() for name in names}
 
@@ -273,10 +328,12 @@ class Trials:
             kept=now.id in self._states,
         )
         needed = {probe.after for _, _, probe in self._asked}
-        spare = [id for id in self._states if id not in needed]
-        if len(self._states) > self._limit and spare:
+        assert self._room is not None
+        while len(self._states) > self._room.count - BESIDE:
+            if not (spare := self._states.keys() - needed):
+                break
             self._forget(max(spare, key=lambda id: (self.results[id].score, id)))
-        self._bench.tried(self.results[now.id], why)
+        self._bench.tried(self.results[now.id], "; ".join(filter(None, (why, now.not_kept))))
 
     def _forget(self, id: int) -> None:
         self._bench.release(self._states.pop(id))

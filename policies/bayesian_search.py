@@ -5,48 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from autotune.records import (
-    Action,
-    Adopt,
-    Evidence,
-    Observation,
-    Probe,
-    Ramp,
-    Release,
-    Set,
-    Suggest,
-    Trial,
-    TuneError,
-    Value,
-)
+from autotune.records import Action, Adopt, Observation, Release, Set, Suggest, Trial, TuneError, Value
 
 from .background import Background
 from .bayesian_plan import Lengths, Plan, Proposal, Tried, choose, fit, paired_errors, propose
 from .gaussian_process import Encoder, Surrogate
-from .memory import Remembering, free
+from .memory import disturbed, free
+from .trying import COOLED, VALIDATION, Searching, Steps, finite
 
-REACH = 0.3  # ‖Δw‖/‖w‖ of a step at the rate that the search begins with
 BELOW, ABOVE = 1e-4, 1e2  # where the rates lie that may be tried, times that one
 LOWER = 10.0  # by which the rate is lowered until two trials are better than the start
 SHORT, LONG = 0.03, 0.06  # length of a trial, parts of the run
-COOLED = 0.3  # of a trial, on a branch
-WARM = 0.01  # of the run: in a trial the rate rises in a line
 FEWEST = 300  # steps of a run in which trials are long enough to tell rates apart
 LOST = 3.0  # times the loss at the start, at which a trial is given up
-COLD = 1e-3  # of the rate, where a cool-down ends
 
 
-class BayesianSearch(Remembering):
+class BayesianSearch(Searching):
     """Finds hyperparameters by trials from one state: a Gaussian process proposes each next one.
 
-    *Anchor.* A step at the present rate says how far a unit of rate moves the weights; the search begins at
-    the rate that would move them by 0.3 of their size, and reaches from 1e-4 to 100 times that, however far
-    off the present rate is. What else is searched lies between its bounds, or in `ranges`.
+    *Anchor.* See `Searching`; rates reach from 1e-4 to 100 times it, however far off the present one is. What
+    else is searched lies between its bounds, or in `ranges`.
 
-    *Trials.* Short ones take 3 % of the run, long ones 6 %, warmed up, the last 30 % cooled down on a branch;
-    a long one goes on from a short one's state, where that is kept. Until two are finite and one is better
-    than the start, each is at a tenth of the lowest rate. Without a rate, the first two are at the present
-    values and half-way.
+    *Trials.* Short ones take 3 % of the run, long ones 6 %, which go on from a short one's state where it is
+    kept. Until two are finite and one is better than the start, each is at a tenth of the lowest
+    rate. Without a rate, the first two are at the present values and half-way.
 
     *Law.* A Gaussian process models log score (score, where one is not positive) over the hyperparameters and
     the length, with the standard errors of the scores, paired, as noise. The gain of a trial is by how much
@@ -85,9 +67,8 @@ class BayesianSearch(Remembering):
     """
 
     MEMORY = (
-        "_phase", "_names", "_present", "_ranges", "_whole", "_began", "_first", "_done", "_coming",
+        *Searching.MEMORY, "_names", "_present", "_ranges", "_whole", "_began", "_done", "_coming",
     )  # fmt: skip
-    requires: Sequence[str] = ("loss",)
 
     def __init__(
         self,
@@ -102,45 +83,37 @@ class BayesianSearch(Remembering):
             raise TuneError(f"a search has one or more names, got {names!r}; give a tuple of them")
         if not 0.2 <= share < 1:
             raise TuneError(f"share lies in [0.2, 1), got {share!r}; 0.25 is usual")
-        self.name = name
-        self.controls: Sequence[str] = tuple(names)
-        self._rate, self._given, self._share = rate, dict(ranges or {}), share
+        super().__init__(names, rate, LOST, name)
+        self._given, self._share = dict(ranges or {}), share
         self._background = Background()
-        self._phase = "begin"
         self._names: list[str] = []  # that nobody else moves
         self._present: dict[str, Value] = {}  # values at the beginning
         self._ranges: dict[str, list[float]] = {}
         self._whole = self._began = 0  # steps that were left at the beginning, and `spent` then
-        self._first: list[float | None] = [None, None]  # training loss and score at the beginning
         self._done: list[Tried] = []
         self._coming: Tried | None = None
+        self._fresh = self.state_dict()
 
-    def decide(self, observation: Observation) -> Sequence[Action]:
-        """See `Policy.decide`."""
+    def search(self, observation: Observation) -> Sequence[Action]:
+        """See `Searching`."""
         states = observation.hyperparameters
-        if self._phase == "over":
-            return ()
         if self._phase == "begin":
             return self._begin(observation)
-        moved = {
-            d.action.name
-            for d in observation.decisions
-            if d.applied and d.source != self.name and isinstance(d.action, Set | Ramp)
-        }
-        if any(not free(states[name]) or name in moved for name in self._names):
+        if any(not free(states[name]) or disturbed(observation, self.name, name) for name in self._names):
             self._phase = "over"
             return ()
-        asked = [d for d in observation.decisions if d.source == self.name and isinstance(d.action, Probe)]
-        if any(not d.applied for d in asked):
+        ids, made = self._asked(observation)
+        if not made:
             return self._finish(observation, None)
         # A policy is asked when its trials are over: one that is not there was lost with the old process.
-        trial = observation.trials.get(asked[-1].id) if asked else None
+        trial = observation.trials.get(ids[-1]) if ids else None
         if self._phase == "anchor":
             return self._anchor(observation) if trial is None else self._anchored(observation, trial)
         assert self._coming is not None
         if trial is None:
             self._compare(observation.trials)
-            return self._try(observation, self._coming, {"again": True}, None)
+            again = Proposal(self._coming["values"], self._coming["long"], {"again": True})
+            return self._try(observation, again, None)
         return self._search(observation, trial)
 
     def _begin(self, observation: Observation) -> Sequence[Action]:
@@ -151,27 +124,18 @@ class BayesianSearch(Remembering):
         if observation.remaining is None or observation.remaining < FEWEST:
             return (Suggest(reason=f"no search: it needs a budget (total_steps), and {FEWEST} steps of it"),)
         self._whole, self._began = observation.remaining, observation.spent
-        validation = observation.signals.get("validation/loss")
-        self._first[1] = None if validation is None else _finite(validation.last)
+        validation = observation.signals.get(VALIDATION)
+        self._starts[0] = None if validation is None else finite(validation.last)
         self._present = {name: states[name].value for name in self._names}
         others = [name for name in self._names if name != self._rate]
         encoder = Encoder.of([states[name] for name in others], self._given)
         self._ranges = {axis.name: [axis.low, axis.high] for axis in encoder.axes}
-        self._phase = "anchor" if self._rate in self._names else "search"
-        return self._anchor(observation) if self._phase == "anchor" else self._next(observation, None)
-
-    def _anchor(self, observation: Observation) -> Sequence[Action]:
-        rate = float(self._present[self._rate])
-        steps = 1 if observation.step == 0 else 10  # a signal is measured at the first step, and every 10
-        reason = "how far does a unit of rate move the weights?"
-        return (Probe(steps, (Set(self._rate, rate, reason=reason),), evaluate=False, reason=reason),)
+        self._phase = "search"
+        return self._anchor(observation) if self._rate in self._names else self._next(observation, None)
 
     def _anchored(self, observation: Observation, trial: Trial) -> Sequence[Action]:
         rate, state = float(self._present[self._rate]), observation.hyperparameters[self._rate]
-        loss, ratio = trial.signals.get("loss"), trial.signals.get("update_ratio")
-        self._first[0] = None if loss is None else _finite(float(loss.value[0]))
-        moved = math.nan if ratio is None else ratio.last
-        top = REACH * rate / moved if math.isfinite(moved) and moved > 0 else rate
+        top = self._top(observation, trial)
         low, high = self._given.get(self._rate, (BELOW * top, ABOVE * top))
         low, high = max(low, state.low or 0.0), min(high, state.high or math.inf)
         if not low < high:  # the anchor lies outside of the bounds: they are what is left
@@ -184,7 +148,7 @@ class BayesianSearch(Remembering):
     def _search(self, observation: Observation, trial: Trial) -> Sequence[Action]:
         assert self._coming is not None
         fitted = self._background.answer(fit, self._plan(observation)) if self._scores else None
-        self._done.append({**self._coming, "id": trial.id, "score": _finite(trial.score)})
+        self._done.append({**self._coming, "id": trial.id, "score": finite(trial.score)})
         self._compare(observation.trials)
         return self._next(observation, fitted)
 
@@ -196,7 +160,7 @@ class BayesianSearch(Remembering):
             scored = [t for t in self._done if t["long"] == long and t["score"] is not None]
             there = [t for t in scored if t["id"] in trials]
             for tried, error in zip(there, paired_errors([trials[t["id"]] for t in there]), strict=True):
-                tried["error"] = _finite(error)
+                tried["error"] = finite(error)
 
     def _next(self, observation: Observation, fitted: Surrogate | None) -> Sequence[Action]:
         proposal = self._designed(observation)
@@ -204,18 +168,15 @@ class BayesianSearch(Remembering):
             proposal = propose(self._plan(observation), fitted, self._left(observation))
         if proposal is None:
             return self._finish(observation, fitted)
-        values, long, evidence = proposal
-        coming = Tried(values=values, long=long, id=0, score=None, error=None, kept=False)
-        return self._try(observation, coming, evidence, fitted)
+        return self._try(observation, proposal, fitted)
 
     def _designed(self, observation: Observation) -> Proposal | None:
         """A trial that needs no surrogate; None, where there is enough to go by, or no lower rate."""
         values = self._present
         if self._rate in self._names and self._done:
-            better = self._scores and (self._first[1] is None or min(self._scores) < self._first[1])
             lowest = min(float(tried["values"][self._rate]) for tried in self._done)
             rate = max(self._ranges[self._rate][0], lowest / LOWER)
-            if (better and len(self._scores) > 1) or rate == lowest:
+            if (self._better and len(self._scores) > 1) or rate == lowest:
                 return None
             values = {**values, self._rate: rate}
         elif len(self._done) == 1:
@@ -225,40 +186,24 @@ class BayesianSearch(Remembering):
             return None
         return Proposal(values, False, {"trials": len(self._done)})
 
-    def _try(
-        self, observation: Observation, coming: Tried, evidence: Evidence, fitted: Surrogate | None
-    ) -> Sequence[Action]:
-        probe = self._probe(observation, coming, evidence)
+    def _try(self, observation: Observation, trial: Proposal, fitted: Surrogate | None) -> Sequence[Action]:
+        values = {name: trial.values[name] for name in self._names}  # in this order, after a resume too
+        steps, after = self._steps(trial.long), self._shorter(trial)
+        earlier = None if after is None else (after, self._lengths.shared)
+        named = (f"{n} = {v:.3g}" if isinstance(v, float) else f"{n} = {v}" for n, v in values.items())
+        reason = f"how good is {', '.join(named)}?"
+        probe = self._trial(observation, values, steps, earlier, reason, evidence=trial.evidence)
         if probe.most > self._left(observation):
             return self._finish(observation, fitted)
-        self._coming = coming
+        values, long = trial.values, trial.long
+        self._coming = Tried(values=values, long=long, id=0, score=None, error=None, kept=False)
         if self._scores:
             self._background.begin(fit, self._plan(observation))
         return (probe,)
 
-    def _probe(self, observation: Observation, coming: Tried, evidence: Evidence) -> Probe:
-        values = {name: coming["values"][name] for name in self._names}  # in this order, after a resume too
-        steps, cool = self._parts(coming["long"])
-        after = self._shorter(coming)
-        reason = f"how good is {', '.join(f'{n} = {_short(v)}' for n, v in values.items())}?"
-        then: list[Set | Ramp] = [Set(n, v, reason=reason) for n, v in values.items() if n != self._rate]
-        branch: tuple[Ramp, ...] = ()
-        if self._rate in values:
-            rate, low = float(values[self._rate]), observation.hyperparameters[self._rate].low or 0.0
-            warm = round(WARM * self._whole)
-            then.append(Set(self._rate, rate if after else max(low, rate / warm), reason=reason))
-            if not after:
-                then.append(Ramp(self._rate, rate, warm, reason=reason))
-            branch = (Ramp(self._rate, max(low, COLD * rate), cool, reason=reason),)
-        if after:
-            steps -= self._lengths.shared
-        start = self._first[0]
-        give_up = LOST * start if start is not None and start > 0 else math.inf
-        return Probe(steps, tuple(then), branch, after, give_up, reason=reason, evidence=evidence)
-
     def _finish(self, observation: Observation, fitted: Surrogate | None) -> Sequence[Action]:
         self._phase = "over"
-        if not self._scores:
+        if not self._better:
             return (Suggest(reason="no values were found at which the loss falls"),) if self._done else ()
         self._compare(observation.trials)
         best = choose(self._plan(observation), fitted)
@@ -266,11 +211,8 @@ class BayesianSearch(Remembering):
         released = [Release(name, reason="the search is over") for name in self._names]
         if not best["kept"]:
             return [*(Set(n, best["values"][n], reason=reason) for n in self._names), *released]
-        evidence = {
-            "trials": len(self._done),
-            "steps": observation.spent - self._began,
-            "score": best["score"],
-        }
+        spent = observation.spent - self._began
+        evidence = {"trials": len(self._done), "steps": spent, "score": best["score"]}
         return [Adopt(best["id"], reason=reason, evidence=evidence), *released]
 
     # --- what follows from the memory --------------------------------------------------------------------
@@ -279,6 +221,11 @@ class BayesianSearch(Remembering):
     def _scores(self) -> list[float]:
         return [tried["score"] for tried in self._done if tried["score"] is not None]
 
+    @property
+    def _better(self) -> bool:
+        """Whether a trial has a score that is better than the start."""
+        return bool(self._scores) and (self._starts[0] is None or min(self._scores) < self._starts[0])
+
     def _left(self, observation: Observation) -> int:
         """Steps that trials may still take."""
         return int(self._share * self._whole) - (observation.spent - self._began)
@@ -286,33 +233,22 @@ class BayesianSearch(Remembering):
     def _plan(self, observation: Observation) -> Plan:
         rate = self._rate if self._rate in self._names else None
         done = tuple(Tried(**tried) for tried in self._done)
-        return Plan(self._encoder(observation), rate, done, self._first[1], self._lengths, self._whole)
+        return Plan(self._encoder(observation), rate, done, self._starts[0], self._lengths, self._whole)
 
     def _encoder(self, observation: Observation) -> Encoder:
         ranges = {name: (low, high) for name, (low, high) in self._ranges.items()}
         return Encoder.of([observation.hyperparameters[name] for name in self._names], ranges)
 
-    def _parts(self, long: bool) -> tuple[int, int]:
-        """A trial's own steps, and those of its cool-down."""
-        whole = round((LONG if long else SHORT) * self._whole)
-        cool = round(COOLED * whole) if self._rate in self._names else 0
-        return whole - cool, cool
+    def _steps(self, long: bool) -> Steps:
+        cooled = COOLED if self._rate in self._names else 0.0
+        return Steps.of(LONG if long else SHORT, self._whole, cooled=cooled)
 
     @property
     def _lengths(self) -> Lengths:
-        return Lengths(sum(self._parts(False)), sum(self._parts(True)), self._parts(False)[0])
+        short, long = self._steps(False), self._steps(True)
+        return Lengths(short.own + short.cool, long.own + long.cool, short.own)
 
-    def _shorter(self, tried: Tried) -> int | None:
+    def _shorter(self, trial: Proposal) -> int | None:
         """The short trial that a long one goes on from; None: its state is not kept."""
-        found = (
-            t["id"] for t in self._done if t["kept"] and not t["long"] and t["values"] == tried["values"]
-        )
-        return next(found, None) if tried["long"] else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        there = (t for t in self._done if t["kept"] and not t["long"] and t["values"] == trial.values)
+        return next((t["id"] for t in there), None) if trial.long else None

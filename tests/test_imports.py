@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["actions", "verbs"],
     ["records", "page_link", "clock", "ramps", "process", "terminal", "trends"],
-    ["hyperparameters", "generators", "encoding", "history", "outcomes"],
+    ["hyperparameters", "generators", "encoding", "history", "outcomes", "slots"],
     ["sensors", "actuators", "inplace", "plant", "snapshots", "manifest", "checkpoints", "tape", "data"],
     ["evaluation", "journal_tables", "places", "journal_database", "journal", "commands", "mailboxes"],
     ["supervisor", "controls", "memory"],

@@ -1,12 +1,19 @@
 """Trials: from one state, on the same batches, and back, to the bit."""
 
+import contextlib
+import gc
 import math
+import os
+import re
+import resource
+from pathlib import Path
 
 import pytest
 import torch
 from loops import Loop
 
 from autotune.actuators import beta1, learning_rate
+from autotune.journal import Journal
 from autotune.memory import Rewinding
 from autotune.records import Adopt, Probe, Ramp, Rewind, Set
 
@@ -132,13 +139,16 @@ def test_a_lost_trial_ends_early_and_is_not_kept(tmp_path):
     assert sound.kept
 
 
-def test_at_most_four_states_are_kept_the_best_ones(tmp_path):
-    rates = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 3e-2)
-    searcher = Searcher(at20=[probe(rate) for rate in rates])
-    run(tmp_path, searcher, steps=200)
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 3e-2)
+
+
+@pytest.mark.parametrize(("capacity", "kept"), [(6, 4), (100, 4), (4, 2), (1, 1)])
+def test_at_most_four_states_are_kept_the_best_ones_and_no_more_than_are_granted(tmp_path, capacity, kept):
+    searcher = Searcher(at20=[probe(rate, cool=2) for rate in RATES])
+    run(tmp_path, searcher, steps=200, rewinding=Rewinding(capacity=capacity))
     trials = next(o for o in searcher.seen if o.trials).trials.values()
     scores = sorted(trial.score for trial in trials)
-    assert sorted(trial.score for trial in trials if trial.kept) == scores[:4]
+    assert sorted(trial.score for trial in trials if trial.kept) == scores[:kept]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +362,7 @@ def test_a_trial_that_was_let_go_is_neither_adopted_nor_gone_on_from(tmp_path):
         for batch in tuner.batches(stream_of(loop, [])):
             tuner.report(loss=loop.step(batch))
     tried, *refused = tuner.decisions
-    assert tried.note.startswith("score 0.")
+    assert "; score 0." in tried.note
     assert [decision.status for decision in refused] == ["refused", "refused"]
     assert all("while it is kept" in decision.note for decision in refused)
 
@@ -415,7 +425,153 @@ def test_trials_that_nobody_goes_on_from_are_let_go(tmp_path):
             held.append(len(tuner._engine.memory._ring.held))
     assert max(held) >= 2
     assert held[-1] == 0
+    assert not tuner._engine.memory._ring._spare, "their memory is given back"
     assert not searcher.seen[-1].trials
+
+
+MEGABYTE = 2**20
+STATE = 64 * MEGABYTE
+
+
+class Heavy(Loop):
+    """A loop whose state is large, and whose steps take little."""
+
+    def __init__(self):
+        super().__init__("sgd")
+        self.model.register_buffer("table", torch.zeros(STATE, dtype=torch.uint8))
+
+
+@contextlib.contextmanager
+def memory_left():
+    """Yields what limits the process to so many bytes more than it has; no limit afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    gc.collect()  # what earlier tests have left is not freed on the way
+
+    def limit(left):
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (int(has + left), hard))
+
+    try:
+        yield limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def run_short(tmp_path, searcher, at, left, others=(), steps=60):
+    """A run that has only so much memory left from the step `at` on."""
+    loop = Heavy()
+    settings = {"policies": [searcher, *others], "total_steps": steps, "rewinding": Rewinding(every=1000)}
+    with memory_left() as limit, loop.tuner(tmp_path, **settings) as tuner:
+        for batch in tuner.batches(loop.loader):
+            if tuner.spent == at:
+                limit(left)
+            tuner.report(loss=loop.step(batch))
+    return loop, tuner
+
+
+def same_as_without_trials(loop, steps):
+    bare = Heavy().bare(steps)
+    return all(
+        torch.equal(a, b) for a, b in zip(loop.model.parameters(), bare.model.parameters(), strict=True)
+    )
+
+
+def test_what_states_of_trials_take_is_told_with_the_first_and_is_what_they_take(tmp_path):
+    class Watching(Searcher):
+        def decide(self, observation):
+            taken.append(sum(state.slot.nbytes for state in tuner._engine.memory._ring.held))
+            return super().decide(observation)
+
+    loop, taken = Heavy(), []
+    searcher = Watching(at20=[probe(rate, steps=5) for rate in RATES])
+    with loop.tuner(tmp_path, policies=[searcher], total_steps=100) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            taken.append(sum(state.slot.nbytes for state in tuner._engine.memory._ring.held))
+    first, *others = (d.note for d in tuner.decisions)
+    told = re.match(r"trials keep at most 6 states of ([0-9.]+) MB on cpu, ([0-9.]+) MB in all; score", first)
+    assert float(told[1]) == pytest.approx(STATE / 1e6, rel=0.01)
+    assert float(told[2]) == pytest.approx(6 * STATE / 1e6, rel=0.01)
+    assert 5 * STATE < max(taken) <= 1e6 * float(told[2])
+    assert all(note.startswith("score") for note in others)
+
+
+def test_fewer_states_are_kept_where_there_is_less_room(tmp_path, caplog):
+    searcher = Searcher(at20=[probe(rate, steps=5) for rate in RATES])
+    loop, tuner = run_short(tmp_path, searcher, at=19, left=9 * STATE)
+    trials = next(o for o in searcher.seen if o.trials).trials.values()
+    scores = sorted(trial.score for trial in trials)
+    assert sorted(trial.score for trial in trials if trial.kept) == scores[:2]
+    assert "half of what was free held 4 on cpu, 6 were wanted" in tuner.decisions[0].note
+    assert "at most 4 states" in caplog.text
+    assert same_as_without_trials(loop, tuner.step)
+
+
+def test_trials_are_refused_where_there_is_no_room_and_the_run_goes_on(tmp_path):
+    searcher = Searcher(at20=[probe(1e-1), probe(1e-2)])
+    loop, tuner = run_short(tmp_path, searcher, at=19, left=5 * STATE)
+    assert [decision.status for decision in tuner.decisions] == ["refused", "refused"]
+    assert "trials take 3 states in memory" in tuner.decisions[0].note
+    assert "holds 2 on cpu" in tuner.decisions[0].note
+    assert tuner.step == 60
+    assert same_as_without_trials(loop, 60)
+
+
+def test_a_state_that_finds_no_memory_is_not_kept_and_harms_nothing(tmp_path, caplog):
+    searcher = Searcher(at20=[probe(1e-1, steps=10, cool=2), probe(1e-2, steps=10)])
+    loop, tuner = run_short(tmp_path, searcher, at=25, left=STATE // 2)
+    trials = next(o for o in searcher.seen if o.trials).trials.values()
+    assert [(math.isfinite(trial.score), trial.kept) for trial in trials] == [(True, False)] * 2
+    assert all("its state is not kept" in decision.note for decision in tuner.decisions)
+    assert caplog.text.count("is not kept") == 2
+    assert (tuner.step, tuner.spent) == (38, 60)
+    assert same_as_without_trials(loop, 38)
+
+
+def test_trials_do_not_begin_when_memory_has_gone_since_they_were_asked_for(tmp_path, caplog):
+    class Hungry(Searcher):
+        name, controls = "hungry", ()
+
+        def decide(self, observation):
+            if observation.step == 20:
+                limit(STATE // 2)
+            return ()
+
+    loop, searcher = Heavy(), Searcher(at20=[probe(1e-1), probe(1e-2)])
+    settings = {"policies": [searcher, Hungry()], "total_steps": 60, "rewinding": Rewinding(every=1000)}
+    with memory_left() as limit, loop.tuner(tmp_path, **settings) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+    trials = next(o for o in searcher.seen if o.trials).trials.values()
+    assert [(trial.score, trial.spent, trial.kept) for trial in trials] == [(math.inf, 0, False)] * 2
+    assert all("failed: a state takes 67.1 MB on cpu" in decision.note for decision in tuner.decisions)
+    assert caplog.text.count("no trials") == 1
+    assert tuner.step == 60
+    assert same_as_without_trials(loop, 60)
+
+
+def test_a_run_that_has_no_memory_for_a_snapshot_goes_on_without(tmp_path):
+    loop = Heavy()
+    with memory_left() as limit, loop.tuner(tmp_path, total_steps=30) as tuner:
+        limit(STATE // 2)
+        batches = tuner.batches(loop.loader)
+        with pytest.warns(UserWarning, match="no snapshot of step 0: a state takes 67.1 MB on cpu"):
+            tuner.report(loss=loop.step(next(batches)))
+        for batch in batches:
+            tuner.report(loss=loop.step(batch))
+    assert tuner.step == 30
+    assert not tuner.snapshots
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_what_came_of_a_trial_is_evidence_in_numbers(tmp_path, journal):
+    searcher = Searcher(at20=[probe(1e-2, cool=5), probe(1e3, steps=40, give_up=50.0)])
+    _, tuner, _ = run(tmp_path, searcher, steps=100)
+    sound, lost = next(o for o in searcher.seen if o.trials).trials.values()
+    decisions = Journal.open(tmp_path).decisions() if journal else tuner.decisions
+    one, two = (decision.action.evidence for decision in decisions)
+    assert one == {"score": sound.score, "standard_error": sound.error, "steps": 20}
+    assert two == {"score": None, "standard_error": None, "steps": lost.spent}
 
 
 def test_a_trial_belongs_to_who_asked_for_it(tmp_path):

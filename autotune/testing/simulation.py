@@ -33,6 +33,7 @@ from ..records import (
     action_to_json,
 )
 from ..sensors import Parameters, Sample, Sensor
+from ..slots import Room
 from ..snapshots import least_missed
 from ..supervisor import Limits, Supervisor
 
@@ -373,7 +374,13 @@ class _Memory:
         rest(copy.deepcopy(state.kept))
         return Restored(target.info.step, "bitwise", "simulated", 0.0, 0, "memory")
 
-    def hold(self, kept: dict[str, Any]) -> Target:
+    def room(self, least: int, most: int, known: Room | None) -> Room:
+        return known or Room(None, "the simulation", min(most, max(least, self._capacity)), 0)
+
+    def trim(self) -> None:
+        """There is nothing to give back."""
+
+    def hold(self, kept: dict[str, Any], room: Room | None) -> Target:
         clock, position = self._simulation.clock, cast(Any, None)
         info = SnapshotInfo(clock.step, clock.spent)
         plant = self._simulation.plant.capture()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from loops import Loop
 
+from autotune import Limits
 from autotune.hyperparameters import CategoricalHyperparameter
 from autotune.policies.background import Background
 from autotune.policies.bayesian_plan import (
@@ -163,6 +164,18 @@ def test_what_a_person_holds_is_left_out():
     named = {change.name for d in kinds(simulation, Probe) for change in d.action.then}
     assert named == {"dropout"}
     assert simulation["lr"] == 0.03
+
+
+@pytest.mark.parametrize("trials", [2, 100])
+def test_where_no_trial_is_better_than_the_start_the_values_stay(trials):
+    plant = TrainingPlant(TASK)
+    start = plant.evaluate()["validation/loss"]
+    plant.evaluate = lambda: {"validation/loss": start + (plant.cost > 0)}
+    limits = Limits(max_trials=trials)
+    simulation = Simulation(plant, [BayesianSearch()], budget=1000, limits=limits).run()
+    assert not simulation.benched
+    assert simulation["lr"] == TASK.usual_rate
+    assert "no values" in kinds(simulation, Suggest)[-1].action.reason
 
 
 def test_errors_are_of_differences_where_examples_are_paired():

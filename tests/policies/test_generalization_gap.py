@@ -76,12 +76,13 @@ def test_a_high_gap_raises_the_decay_until_it_no_longer_helps():
     assert decays[:2] == pytest.approx([BINDS, 2 * BINDS])  # from none to what binds, then doubled
     assert decays[2:4] == pytest.approx([4 * BINDS, 2 * BINDS])  # harm, taken back
     assert simulation["weight_decay"] == pytest.approx(2 * BINDS)
+    assert moves(simulation, "dropout")[:2] == pytest.approx([0.1, 0.0])
 
 
 def test_what_momentum_adds_to_a_decay_counts():
-    simulation = run(lambda _, decay, p: 1 + abs(decay - BINDS / 10) / BINDS + p, low, actuator=ThroughMomentum)
+    loss = {"validation": lambda _, decay, p: 1 + abs(decay - BINDS / 10) / BINDS + p, "train": low}
+    simulation = run(**loss, actuator=ThroughMomentum)
     assert moves(simulation, "weight_decay")[0] == pytest.approx(BINDS / 10)
-    assert moves(simulation, "dropout")[:2] == pytest.approx([0.1, 0.0])
 
 
 def test_what_did_harm_is_not_tried_again_soon():

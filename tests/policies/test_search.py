@@ -12,8 +12,9 @@ from autotune import Limits
 from autotune.actuators import learning_rate
 from autotune.hyperparameters import FloatHyperparameter
 from autotune.policies import recommended, rungs, schedules
+from autotune.policies.bayesian_search import BayesianSearch
 from autotune.policies.search import RateSearch
-from autotune.records import FACTOR, Adopt, Policy, Probe, Release, Rewind, Set, Suggest
+from autotune.records import FACTOR, Adopt, Policy, Probe, Ramp, Release, Rewind, Set, Suggest
 from autotune.testing import Simulation, Task, TrainingPlant
 from autotune.testing.training import Field
 
@@ -241,12 +242,21 @@ def test_a_factor_on_a_schedule_is_left_alone():
     assert sim["lr"] == 1.0
 
 
-def test_a_trial_that_is_refused_ends_the_search():
-    sim = run(Descent(), limits=Limits(max_trials=4))
+def test_a_first_trial_that_is_refused_ends_the_search():
+    sim = run(Descent(), limits=Limits(max_trials=1))
     assert "refused" in of(sim, Suggest)[-1].action.reason
     assert not of(sim, Adopt)
     assert not sim.benched
     assert sim["lr"] == 0.1
+    assert sim.clock.spent == 1000
+
+
+@pytest.mark.parametrize("trials", [4, 5, 6])
+def test_a_later_trial_that_is_refused_leaves_the_best_so_far(trials):
+    """The last of the first rung, the first of the second, and the second of a pair."""
+    sim = run(Descent(rate=1e-3), limits=Limits(max_trials=trials))
+    assert not sim.benched
+    assert 0.05 < sim["lr"] < 0.8
     assert sim.clock.spent == 1000
 
 
@@ -270,6 +280,14 @@ def test_it_keeps_within_the_bounds(low, high):
 
 
 # --- what it is judged by ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", [0.0, -1.0])
+def test_where_all_validations_are_equal_the_training_loss_decides(score):
+    """Scores of the first rung are then below training losses, so that the best state is not kept."""
+    sim = run(Descent(rate=1e-3, validation=lambda p: score))
+    assert not sim.benched
+    assert 0.05 < sim["lr"] < 0.8
 
 
 def test_what_is_learnt_by_heart_first_is_judged_by_the_training_loss():
@@ -445,6 +463,31 @@ def test_it_lets_go_of_the_rate_for_those_after_it():
 # --- memory ------------------------------------------------------------------------------------------------
 
 
+class Taken:
+    """Takes the run back, as a guard does, when results of trials are shown."""
+
+    name, requires, controls = "taken", (), ("lr",)
+
+    def __init__(self, shown, times=1):
+        self.shown, self.times = shown, times
+
+    def decide(self, observation):
+        self.shown -= bool(observation.trials)
+        if self.shown > 0 or not observation.trials or not self.times:
+            return []
+        self.times -= 1
+        rate = 0.5 * observation.hyperparameters["lr"].value
+        return [
+            Rewind(0, "skip", (Set("lr", rate / 10, reason=""), Ramp("lr", rate, 20, reason="")), reason="")
+        ]
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 class Reborn:
     """The policy, made anew from its JSON at each tick."""
 
@@ -510,6 +553,44 @@ def test_a_run_that_is_killed_and_resumed_goes_on(tmp_path, killed):
     assert not tuner._engine.panel.benched
     assert tuner.spent == tuner._engine.clock.budget
     assert loop.validate() < 0.8, "at the rate of 1e-5 it is still 1.4"
+
+
+@pytest.mark.parametrize("stopped", [5, 40, 90])  # in the first round, in the second, in the second rung
+def test_a_run_that_is_stopped_in_a_trial_searches_on_when_it_is_resumed(tmp_path, stopped):
+    for end, start in ((stopped, Loop.tuner), (None, Loop.resume)):
+        loop = Loop("sgd")
+        loop.optimizer.param_groups[0]["lr"] = 1e-5
+        with start(loop, tmp_path, policies=[RateSearch()], total_steps=600, evaluate=loop.validate) as tuner:
+            for batch in tuner.batches(loop.loader):
+                tuner.report(loss=loop.step(batch))
+                if tuner.spent == end:
+                    tuner.stop()
+            tuner.checkpoint()
+    assert any(isinstance(d.action, Adopt) and d.applied for d in tuner.decisions)
+    assert tuner.spent == 600
+    assert loop.validate() < 0.1, "at the rate of 1e-5 it is still 1.4"
+
+
+@pytest.mark.parametrize("shown", [1, 2, 5])  # the anchor's result, the first round's, the second rung's
+@pytest.mark.parametrize("searching", [RateSearch, BayesianSearch])
+def test_a_rewind_in_the_tick_that_shows_results_begins_the_search_anew(searching, shown):
+    policies = [Taken(shown), searching()]
+    sim = run(Descent(rate=1e-3), policies)
+    (rewind,) = of(sim, Rewind, source="taken")
+    assert rewind.applied
+    assert not sim.benched
+    (chosen,) = of(sim, Adopt, source=policies[1].name)
+    assert chosen.applied
+    assert chosen.step == rewind.step + 20, "when the ramp is over"
+    assert 0.05 < chosen.after["lr"] < 0.8
+
+
+def test_a_search_does_not_begin_anew_for_ever():
+    for searching in (RateSearch(), BayesianSearch()):
+        sim = run(Descent(rate=1e-3), [Taken(2, times=5), searching])
+        assert not sim.benched
+        assert len(of(sim, Rewind, source="taken")) == 2
+        assert "elsewhere" in of(sim, Suggest, source=searching.name)[-1].action.reason
 
 
 def test_the_run_that_it_leaves_is_the_one_made_by_hand(tmp_path):
