@@ -116,6 +116,12 @@ class ReplayingLoader:
         self._tape.keeping = position is not None
         self._tape.drop_before(position.key if position else None)
 
+    def close(self) -> None:
+        """Let go of the loader, whose workers end with it, and of all batches; no loop runs any more."""
+        self._tape = Tape(self._tape.max_bytes)
+        self._loader = self._iterator = self._target = None
+        self._own, self._gaps = {}, []
+
     # --- the user's iteration --------------------------------------------------------------------------
 
     def epochs(self, loader: Iterable[Any], count: int | None) -> Iterator[Any]:

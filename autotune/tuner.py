@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import platform
@@ -10,7 +11,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -161,6 +162,7 @@ class AutoTuner(Verbs[Decision]):
         )
         self._reports = frozenset(reports)
         self._loader = ReplayingLoader(generators, settings.replay_bytes)
+        self._loops: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()  # so `break` ends one
 
         # From here on there are side effects.
         if _journal is None:
@@ -253,7 +255,9 @@ class AutoTuner(Verbs[Decision]):
             raise TuneError("a closed tuner trains no more; make a new one, or go on by AutoTuner.resume")
         if epochs is None and self._engine.clock.total_steps is None:
             epochs = 1
-        return self._iterate(self._loader.epochs(loader, epochs), epochs)
+        loop = self._iterate(self._loader.epochs(loader, epochs), epochs)
+        self._loops.add(loop)
+        return loop
 
     def boundary(self) -> bool:
         """The step boundary of a loop that a framework runs; with `batches` there is no need to call it.
@@ -262,8 +266,10 @@ class AutoTuner(Verbs[Decision]):
         rewind has to leave the batches behind (`data="skip"`).
 
         Returns:
-            Whether to go on: False when the budget is spent, or the run was told to stop.
+            Whether to go on: False when the budget is spent, or the run was told to stop or is closed.
         """
+        if self._closed:
+            return False
         if self._inside:
             self._after_batch()
         else:
@@ -350,7 +356,8 @@ class AutoTuner(Verbs[Decision]):
     def close(self, status: RunStatus | None = None) -> None:
         """End the run: detach from optimizer and model, write and deliver what is left. Once is enough.
 
-        Called by itself at the end of a `with` block and at the exit of the process.
+        A loop over the batches that is still open ends, and the loader and its workers are let go of. Called
+        by itself at the end of a `with` block and at the exit of the process.
 
         Args:
             status: how the run ended; None: finished.
@@ -360,6 +367,7 @@ class AutoTuner(Verbs[Decision]):
         self._closed = True
         _tuned.discard(self._optimizer)
         atexit.unregister(self._at_exit)
+        self._let_go()
         for hook in self._hooks:
             hook.remove()
         if self._scaler is not None:
@@ -383,6 +391,23 @@ class AutoTuner(Verbs[Decision]):
             self._journal.close()
         except JournalError as error:
             log.error("the last metrics are lost: %s", error)
+
+    def _let_go(self) -> None:
+        """End open loops, and drop what would keep a loader's workers until the garbage collector comes.
+
+        Workers of an iterator that only the collector finds miss their last signal, and torch waits 5 s for
+        each of them.
+        """
+        loops = [*self._loops]
+        if any(inspect.getgeneratorstate(loop) == inspect.GEN_RUNNING for loop in loops):
+            return  # closed from within one, as by a signal's handler: it does this when it ends
+        for loop in loops:
+            try:
+                loop.close()
+            except Exception as error:
+                log.error("the loop's end failed: %s", error)
+        self._loader.close()
+        self._engine.evaluation = None
 
     def _at_exit(self) -> None:
         uncaught = getattr(sys, "last_value", None) is not None  # what has ended the process
@@ -482,7 +507,7 @@ class AutoTuner(Verbs[Decision]):
 
     # --- within --------------------------------------------------------------------------------------------
 
-    def _iterate(self, stream: Iterator[Any], epochs: int | None) -> Iterator[Any]:
+    def _iterate(self, stream: Iterator[Any], epochs: int | None) -> Generator[Any, None, None]:
         engine = self._engine
         transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
         counting = bool(engine.instruments.signals)
@@ -506,6 +531,8 @@ class AutoTuner(Verbs[Decision]):
             self._inside = self._rewound = False
             engine.leave_trials()
             stream.close()  # type: ignore[attr-defined]
+            if self._closed:
+                self._loader.close()
 
     def _ended(self, epochs: int | None) -> None:
         if epochs is None:
@@ -534,7 +561,7 @@ class AutoTuner(Verbs[Decision]):
         self._settled = self._rewound = False
 
     def _going_on(self) -> bool:
-        return not (self._engine.clock.over or self._engine.stopping)
+        return not (self._closed or self._engine.clock.over or self._engine.stopping)
 
     def _after_batch(self) -> None:
         self._inside = False

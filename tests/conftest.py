@@ -7,13 +7,9 @@ import sys
 import pytest
 import torch
 from hypothesis import settings
-from torch.utils.data import _utils as loading
 
-pytest_plugins = ["postgres"]  # its server is one for all tests of a process
+pytest_plugins = ["chromium", "postgres"]  # a browser; a server that is one for all tests of a process
 torch.set_num_threads(1)
-# Workers of a loader that only the garbage collector finds miss their last signal, and torch waits this long
-# for each of them before it ends them: seconds, 5 of its own.
-loading.MP_STATUS_CHECK_INTERVAL = 0.2
 settings.register_profile("project", deadline=None)  # a busy machine is no failure
 settings.load_profile("project")
 

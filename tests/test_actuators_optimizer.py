@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounter
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from autotune.actuators import (
     beta1,
@@ -55,6 +56,30 @@ def test_one_group_has_its_own_name_and_leaves_the_others():
     assert held(optimizer, "lr") == [0.1, 0.5]
     assert weight_decay(optimizer, group=0).name == "weight_decay/0"
     assert learning_rate(optimizer, name="rate").name == "rate"
+
+
+@pytest.mark.parametrize(
+    ("make", "gain"),
+    [
+        (lambda w: torch.optim.SGD(w, 1e-3, weight_decay=0.1), 1.0),
+        (lambda w: torch.optim.SGD(w, 1e-3, weight_decay=0.1, momentum=0.9), 10.0),
+        (lambda w: torch.optim.SGD(w, 1e-3, weight_decay=0.1, momentum=0.9, nesterov=True), 10.0),
+        (lambda w: torch.optim.SGD(w, 1e-3, weight_decay=0.1, momentum=0.8, dampening=0.5), 2.5),
+        (lambda w: torch.optim.AdamW(w, 1e-3, weight_decay=0.1), 1.0),
+    ],
+)
+def test_the_gain_of_a_decay_is_that_of_the_shrinkage(make, gain):
+    (w,) = weights(1)
+    optimizer = make([w])
+    decay = weight_decay(optimizer)
+    w.grad = torch.zeros_like(w)
+    for step in range(2000):
+        optimizer.step()
+        if step == 999:  # the momentum has settled
+            before = w[0].item()
+    shrinkage = math.log(before / w[0].item()) / 1000
+    assert decay.state().gain == pytest.approx(gain)
+    assert shrinkage == pytest.approx(1e-3 * 0.1 * gain, rel=0.01)
 
 
 def test_overlapping_hyperparameters_share_a_target():
@@ -205,6 +230,15 @@ def test_a_wrapper_is_looked_through():
     w.grad = torch.ones_like(w)
     Wrapper(inner).step()
     assert torch.equal(w, torch.full((4,), -(3.0 * 0.1)))
+
+
+def test_a_scheduler_of_a_wrapper_is_an_owner_too():
+    wrapper = Wrapper(Wrapper(sgd({})))
+    learning_rate(wrapper)
+    scheduler = ReduceLROnPlateau(wrapper)
+    with pytest.raises(TuneError, match="one owner, but ReduceLROnPlateau"):
+        learning_rate(wrapper)
+    del scheduler
 
 
 # --- tensor rates and compiled steps -----------------------------------------------------------------------

@@ -129,6 +129,14 @@ def test_a_scheduler_made_later_is_found_when_the_tuner_starts(name):
     del scheduler
 
 
+def test_a_scheduler_without_a_mark_is_found_whoever_has_looked_at_it():
+    _, optimizer = plant()
+    scheduler = S.ReduceLROnPlateau(optimizer)
+    assert driven_by(optimizer, "lr") == "ReduceLROnPlateau"
+    vars(scheduler)  # from now on its attributes are in a dictionary
+    assert driven_by(optimizer, "lr") == "ReduceLROnPlateau"
+
+
 def test_another_optimizers_scheduler_is_no_owner():
     _, optimizer = plant()
     _, other = plant()

@@ -1,7 +1,9 @@
 """`AutoTuner` as a user meets it: what it accepts, what it refuses, and what it leaves behind."""
 
+import gc
 import logging
 import math
+import multiprocessing
 
 import pytest
 import torch
@@ -750,6 +752,74 @@ def test_a_closed_tuner_leaves_no_hook_behind(tmp_path):
     tuner.close()
     assert not any(hooks)
     assert not tuner._journal._thread.is_alive()
+
+
+@pytest.fixture
+def no_collector():
+    """What goes, goes because nobody refers to it any more."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("left", ["at its end", "by break", "by an exception", "open"])
+@pytest.mark.usefixtures("no_collector")
+def test_the_workers_of_a_closed_tuners_loaders_end_with_the_loaders(tmp_path, left):
+    others = {*multiprocessing.active_children()}
+
+    def train():
+        loop = Loop(workers=1)
+        steps = 12 if left == "at its end" else 40
+        with loop.tuner(tmp_path / "run", evaluate=loop.validate, total_steps=steps) as tuner:
+            batches = tuner.batches(loop.loader)
+            if left == "open":
+                for _ in range(12):
+                    loop.step(next(batches))
+                return tuner, batches
+            for batch in batches:
+                loop.step(batch)
+                if tuner.step == 12 and left == "by break":
+                    break
+                if tuner.step == 12 and left == "by an exception":
+                    assert {*multiprocessing.active_children()} - others
+                    raise RuntimeError("out of memory")
+        return tuner, batches
+
+    if left == "by an exception":
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train()
+    else:
+        tuner, batches = train()
+        assert list(batches) == []
+        assert (tuner.step, len(tuner.signals["validation/loss"].value) > 0) == (12, True)
+        assert tuner.snapshots
+    assert not {*multiprocessing.active_children()} - others
+
+
+def test_a_tuner_that_is_closed_in_the_loop_ends_it(tmp_path):
+    loop = Loop()
+    tuner = loop.tuner(tmp_path / "run")
+    for batch in tuner.batches(loop.loader):
+        loop.step(batch)
+        if tuner.step == 3:
+            tuner.close()
+    assert len(loop.losses) == 3
+    assert not tuner.boundary()
+
+
+def test_a_tuner_that_is_closed_while_its_loop_fetches_ends_it_with_the_next_batch(tmp_path):
+    loop = Loop()
+    tuner = loop.tuner(tmp_path / "run", total_steps=1000)
+
+    def loader():
+        yield from [batch for batch, _ in zip(loop.loader, range(3), strict=False)]
+        tuner.close()  # as a signal's handler may
+        yield from loop.loader
+
+    for batch in tuner.batches(loader()):
+        loop.step(batch)
+    assert len(loop.losses) == 4
+    assert Journal.open(tmp_path / "run").status() == "finished"
 
 
 def test_nan_is_a_signal_and_no_crash(tmp_path):

@@ -236,9 +236,10 @@ def step_hooks(
 def driven_by(optimizer: Optimizer, key: str, element: int | None = None) -> str | None:
     """What schedules `key` of the optimizer's param groups; None when nothing does, as far as can be seen.
 
-    Every torch scheduler but `ReduceLROnPlateau` marks the optimizer; that one is found among the live
-    objects. CyclicLR and OneCycleLR also move the momentum or the first beta, and mark the groups when they
-    do. A scheduler that is made later, or that is no torch scheduler and marks nothing, is not seen.
+    Every torch scheduler but `ReduceLROnPlateau` marks the optimizer; that one is found by asking the garbage
+    collector who refers to it. CyclicLR and OneCycleLR also move the momentum or the first beta, and mark
+    the groups when they do. A scheduler that is made later, or that is no torch scheduler and marks nothing,
+    is not seen.
     """
     groups = optimizer.param_groups
     if key == "momentum" or (key, element) == ("betas", 0):
@@ -246,9 +247,28 @@ def driven_by(optimizer: Optimizer, key: str, element: int | None = None) -> str
         return "a scheduler that cycles the momentum" if marked else None
     if key != "lr":
         return None
-    for thing in gc.get_objects():
-        # `type`, because isinstance asks proxies for their `__class__`, which may raise or load them.
-        if issubclass(type(thing), LRScheduler) and thing.__dict__.get("optimizer") is optimizer:
-            return type(thing).__name__
     marked = any("initial_lr" in group for group in groups)
-    return "a scheduler (it left 'initial_lr' in the param groups)" if marked else None
+    left = "a scheduler (it left 'initial_lr' in the param groups)" if marked else None
+    return _scheduler_of(optimizer) or left
+
+
+def _scheduler_of(optimizer: Optimizer) -> str | None:
+    """The kind of a live scheduler of the optimizer, or of one that wraps it."""
+    holders = gc.get_referrers(optimizer)
+    # An object refers to its attributes itself, or by a dictionary once someone has asked for that. Those of
+    # modules are left out: each call here walks all that the process has imported.
+    attributes = [
+        held
+        for held in holders
+        if type(held) is dict and held.get("optimizer") is optimizer and "__builtins__" not in held
+    ]
+    # Not added to `holders`, which is among them: a list that holds itself keeps all that it holds alive.
+    owners = gc.get_referrers(*attributes) if attributes else []
+    for thing in (*holders, *owners):
+        # `type`, because isinstance asks proxies for their `__class__`, which may raise or load them.
+        kind = type(thing)
+        if issubclass(kind, LRScheduler | Optimizer) and thing.__dict__.get("optimizer") is optimizer:
+            found = kind.__name__ if issubclass(kind, LRScheduler) else _scheduler_of(thing)
+            if found is not None:
+                return found
+    return None
