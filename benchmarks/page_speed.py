@@ -2,7 +2,8 @@
 
 `OMP_NUM_THREADS=1 python -m autotune.benchmarks.page_speed` measures, in a real browser:
 
-- how soon the page can be used, with 10 runs of 100,000 steps in the store: at most a second;
+- how soon the page can be used, with 10 runs of 100,000 steps in the store: at most a second; how soon the
+  server answers after its start, and the memory that it takes;
 - from a command that the page's address is sent to the first step that uses it, and to the answer in its
   stream of events, and from a click to the words that say so: at most a second and a step at worst;
 - what three pages open on a run add to a step of its training, against the same server with nobody looking:
@@ -35,7 +36,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from .control_page import RUNS, make_store
+from .control_page import FIRST, RUNS, make_store
 from .figures import Figure, show
 from .live_control import SECONDS, Added, Trainer, latencies, latency, rates
 
@@ -89,6 +90,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
+
+    @property
+    def memory(self) -> float:
+        """What it takes now, in MB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024 / 1e6
 
     def open(self, browser: Browser, width: int) -> Page:
         """A browser's window, signed in, that has seen nothing yet."""
@@ -177,6 +184,27 @@ def watched(name: str, trainer: Trainer, server: Server, browser: Browser) -> li
     ]
 
 
+def starts(root: Path, state: Path) -> list[Figure]:
+    """From the command to the first answer, and the memory before and after all runs were looked at."""
+    seconds, before, after = [], [], []
+    for _ in range(OPENINGS):
+        start = time.monotonic()
+        with Server(root, state) as server:
+            server.request("GET", "/").read()
+            seconds.append(time.monotonic() - start)
+            server.request("GET", "/api/runs").read()
+            before.append(server.memory)
+            for run in range(RUNS):
+                server.request("GET", f"/api/runs/run-{run}/series?{FIRST}").read()
+            after.append(server.memory)
+    return [
+        Figure("from `autotune ui` to the first answer: median", 1e3 * statistics.median(seconds), "ms"),
+        Figure("from `autotune ui` to the first answer: worst", 1e3 * max(seconds), "ms"),
+        Figure("memory after the list", statistics.median(before), "MB"),
+        Figure("memory after the charts of all runs", statistics.median(after), "MB"),
+    ]
+
+
 def openings(root: Path, state: Path, browser: Browser) -> list[Figure]:
     """How soon the list and a run can be used, by a server that was just started and one that was not."""
     seen: dict[str, list[float]] = {}
@@ -211,6 +239,7 @@ def openings(root: Path, state: Path, browser: Browser) -> list[Figure]:
 def pages(root: Path, state: Path, launch: Callable[[], Browser]) -> Iterator[Figure]:
     """All that a browser is needed for."""
     make_store(root)
+    yield from starts(root, state)
     browser = launch()
     yield from openings(root, state, browser)
     browser.close()

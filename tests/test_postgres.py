@@ -1,5 +1,6 @@
 """What is particular to records in PostgreSQL; test_journal.py runs on both kinds of store."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from loops import Loop, Scripted
 from recorded import Recorder
 
 from autotune import delivery, journal_database
+from autotune import journal as journal_module
 from autotune.checkpoints import CheckpointStore
 from autotune.delivery import DeliveryError, sync, target
 from autotune.export import export_schedule
@@ -115,6 +117,13 @@ def test_without_the_driver_the_error_says_how_to_install_it(monkeypatch):
 # --- connections --------------------------------------------------------------------------------------------
 
 
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
 def connected(url, where="state IS NOT NULL"):
     """How many are connected to the database, but for who asks."""
     with psycopg.connect(url, autocommit=True) as asking:
@@ -153,7 +162,7 @@ def test_a_lock_goes_with_its_session_though_others_stay(tmp_path, url):
         assert connected(url, locks) == 1
         with pytest.raises(Timeout), journal_database.locked(place, "delivery", 0.0):
             pass
-    assert connected(url, locks) == 0
+    until(lambda: connected(url, locks) == 0)
     staying.dispose()
 
 
@@ -267,6 +276,7 @@ def test_newest_values_are_those_written_last_of_each_name(tmp_path, url):
 
 
 def test_metrics_whose_arrival_was_not_confirmed_are_kept_once(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(journal_module, "FLUSH_SECONDS", 60)  # its thread would be told of it first
     journal = Journal.create(tmp_path / "run", {}, url)
     dialect = journal._engine.dialect
     commit = dialect.do_commit
@@ -323,23 +333,24 @@ def test_only_the_flushing_thread_waits_for_a_database_that_is_away(tmp_path, ur
         decide(journal)
     tried = []
     sa.event.listen(journal._engine, "do_connect", lambda *_: tried.append(threading.current_thread().name))
-    for _ in range(12):
+
+    def tried_again():
         with pytest.raises(JournalError, match=r"cannot be written .* start its database"):
             decide(journal)
-        time.sleep(0.1)
+        return len(tried) > 1
+
+    until(tried_again)
     assert set(tried) == {"autotune-journal"}
     # The delivering process cannot ask either how the run stands: it goes by the trainer's life.
     assert not delivery._over(journal, this_process())
     assert delivery._over(journal, {**this_process(), "started": "long ago"})
     postgres.start()
-    until = time.monotonic() + 20
-    while True:
-        try:
-            decide(journal)
-            break
-        except JournalError:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+
+    def decided():
+        with contextlib.suppress(JournalError):
+            return decide(journal)
+
+    until(decided)
     journal.close()
     assert len(Journal.open(tmp_path / "run").metrics("loss").value) == 1
 

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -94,17 +94,24 @@ class Page:
         self._access = access
         self._watches = watches
         self._commands = Limit(COMMANDS, COMMANDS_SECONDS)
-        found = {f"/static/{path.relative_to(STATIC).as_posix()}": path for path in STATIC.rglob("*.*")}
-        self.files = {path: file for path, file in found.items() if file.suffix in TYPES}
-        """By their addresses; nothing else on the disk can be asked for."""
+        self.files = {
+            f"/static/{path.relative_to(STATIC).as_posix()}": (path.read_bytes(), TYPES[path.suffix])
+            for path in STATIC.rglob("*.*")
+            if path.suffix in TYPES
+        }
+        """By their addresses, as they are at the start; nothing on the disk can be asked for."""
 
-    def index(self, request: Request) -> Response:
+    async def index(self, request: Request) -> Response:
         """The page itself, whatever it is to show."""
-        return _file(STATIC / "index.html")
+        return self._part("/static/index.html")
 
-    def file(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         """A part of it."""
-        return _file(self.files[request.scope["path"]])
+        return self._part(request.scope["path"])
+
+    def _part(self, address: str) -> Response:
+        body, kind = self.files[address]
+        return Response(body, media_type=kind)
 
     async def login(self, request: Request) -> Response:
         """Sign in by a token that was typed."""
@@ -246,10 +253,6 @@ def _number(request: Request, name: str) -> float | None:
 def _count(request: Request, name: str, otherwise: int, most: int) -> int:
     number = _number(request, name)
     return otherwise if number is None else int(min(max(number, 1), most))
-
-
-def _file(path: Path) -> Response:
-    return FileResponse(path, media_type=TYPES[path.suffix])
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -82,9 +82,11 @@ def sample(engine: sa.Engine, name: str, count: int) -> list[float | None]:
         first, last = connection.execute(sa.select(*ends)).one()
         if first is None:
             return []
-        wanted = np.unique(np.linspace(last, first, count).astype(np.int64)).tolist()
-        ticks = sa.values(sa.column("at", m.c.id.type)).data([(id,) for id in wanted]).cte("ticks")
-        at = sa.select(sa.func.min(m.c.id)).where(mine, m.c.id >= ticks.c.at).correlate(ticks)
+        # By arithmetic, not as a list of values: that would be another statement each time, to be compiled.
+        number = sa.select(sa.literal(0, tables.Int).label("i")).cte(recursive=True)
+        number = number.union_all(sa.select(number.c.i + 1).where(number.c.i < count - 1))
+        tick = last - (last - first) * number.c.i // max(count - 1, 1)
+        at = sa.select(sa.func.min(m.c.id)).where(mine, m.c.id >= tick).correlate(number)
         query = sa.select(found.c.id, found.c.value).distinct().order_by(found.c.id)
-        query = query.select_from(ticks.join(found, found.c.id == at.scalar_subquery()))
+        query = query.select_from(number.join(found, found.c.id == at.scalar_subquery()))
         return [row.value for row in connection.execute(query)]

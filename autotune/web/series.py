@@ -168,6 +168,8 @@ def thin(
         return at[begins]
 
     bottom, top = np.fmin.reduceat(y, starts), np.fmax.reduceat(y, starts)
-    picked = (first(y == np.repeat(bottom, size)), first(y == np.repeat(top, size)), first(np.isnan(y)))
-    kept: NDArray[np.intp] = np.unique(np.concatenate([np.array([0, len(x) - 1]), *picked]))
-    return kept
+    kept = np.zeros(len(x), dtype=bool)
+    kept[[0, -1]] = True
+    for hit in (y == np.repeat(bottom, size), y == np.repeat(top, size), np.isnan(y)):
+        kept[first(hit)] = True
+    return np.flatnonzero(kept)

@@ -205,7 +205,8 @@ def bound(listening: Listening) -> socket.socket:
     wanted = range(PORT, PORT + TRIES) if listening.port is None else (listening.port,)
     family = socket.AF_INET6 if listening.address.version == 6 else socket.AF_INET
     for port in wanted:
-        bell = socket.socket(family, socket.SOCK_STREAM)
+        # Named, since asyncio else leaves out TCP_NODELAY, and each body waits 40 ms for its head's receipt.
+        bell = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bell.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bell.bind((str(listening.address), port))
@@ -221,8 +222,9 @@ def bound(listening: Listening) -> socket.socket:
 
 
 def _warm(store: Store) -> None:
+    """Open all runs and read their list ahead; no curves, which would hold up whoever comes meanwhile."""
     try:
-        store.warm()
+        store.runs()
     except Exception as error:  # it only saves time
         log.debug("not read ahead: %s", error)
 

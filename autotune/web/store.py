@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from ..journal import JournalError
 from ..journal_tables import FILE
 from ..places import STORE, Place, is_database, shown
-from ..records import TuneError
 from ..runs import UnknownRun, find
-from .view import FIRST, View
-
-log = logging.getLogger("autotune")
+from .view import View
 
 LOOK_SECONDS = 0.25
 """A new run is found this much later."""
@@ -85,18 +80,6 @@ class Store:
             return line
         except Exception as error:  # whatever is wrong with it, the others are to be seen
             return {"name": name, "status": "unreadable", "note": str(error) or repr(error)}
-
-    def warm(self) -> None:
-        """Read what a page looks at first, of all runs, the newest first, before it is asked for."""
-        for line in self.runs():
-            try:
-                view = self.view(line["name"])
-                signals = view.document()["signals"]
-                for name in signals:
-                    if name in FIRST or name.startswith("hp/"):
-                        view.rows(name)
-            except (TuneError, JournalError) as error:
-                log.debug("not read ahead: %s", error)
 
     def close(self) -> None:
         """Let go of all runs."""

@@ -22,8 +22,6 @@ from .ledger import Ledger
 from .series import Axis, Column, Rows, completed, parts
 
 LOSS, VALIDATION = "loss", "validation/loss"
-FIRST = (LOSS, VALIDATION, "gradient_norm")
-"""What a page looks at first, beside the hyperparameters."""
 SPARK = 60
 
 

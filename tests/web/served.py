@@ -131,7 +131,7 @@ def served(root, state, *arguments):
         yield Served(int(found[0][0]), found[0][1], found[1][1], process, lines)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(60)
         process.stdout.close()
         process.stderr.close()
 
@@ -152,7 +152,7 @@ def make_run(folder, steps=0, knobs=("lr",), **meta):
     return journal
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=60):
     """Wait for what another process does."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,8 +1,6 @@
 """The page's cards in a browser, fed with documents of a run: what a person edits and what she is told."""
 
 import math
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -35,19 +33,6 @@ def knob(name="lr", kind="log", low=1e-8, high=10.0, value=0.01, **more):
 def document(*knobs, **more):
     standing = {"status": "running", "trying": False, "step": 100, "spent": 140, "total_steps": 1140}
     return {**standing, "hyperparameters": [*knobs], **more}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing = "the page is looked at with Chromium, which is not there: apt-get install chromium"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with sync_api.sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """The page's list, charts and header in a browser, served by the real server from real journals."""
 
 import dataclasses
-import os
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from playwright import sync_api
+from playwright.sync_api import expect
 from served import make_run, served, until
 
 from autotune.commands import Ack, mailbox
@@ -17,20 +15,35 @@ from autotune.records import Rewind, Set
 
 STATIC = Path(__file__).parents[2] / "autotune" / "web" / "static"
 NAME = "<b onclick=alert(1)>run & co"
+OTHER = "other_of-a-long-name,seed=1,lr=0.003,batch=64,again-after-the-loader-was-mended"
 LIVE = [[0, 0], [300, 500]]
 
 
-def decide(journal, action, source, step, spent, branch=0, status="applied", after=None):
+def decide(journal, action, source, step, spent, branch=0, status="applied", after=None, live=LIVE):
     where = {"step": step, "spent": spent, "branch": branch}
     decision = journal.decide(**where, source=source, action=action, before={"lr": 0.1})
     settled = dataclasses.replace(decision, status=status, after=after or {})
     standing = {"values": {"lr": 0.01}, "owners": {"lr": "policy"}, "ramps": {}, "paused": False}
-    journal.settle(settled, {**standing, "stretches": LIVE})
+    journal.settle(settled, {**standing, "stretches": live})
+
+
+def make_tried(folder):
+    """A run that has tried three things out, and adopted the last one without its cool-down."""
+    journal = make_run(folder)
+    live = [[0, 0], [40, 120], [60, 160]]
+    pieces = [(0, 40, 0), (40, 100, 40), (40, 60, 100), (40, 80, 120), (60, 200, 160)]
+    for branch, (first, last, begun) in enumerate(pieces):
+        for step in range(first + 1, last + 1):
+            journal.metric("loss", 1 / step, step, begun + step - first, branch)
+            journal.metric("hp/lr", 0.003 - 1e-9 * step, step, begun + step - first, branch)
+    decide(journal, Set(reason="", name="lr", value=0.02), "guard", 60, 160, 4, after={"lr": 0.02}, live=live)
+    journal.flush()
+    return journal
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A run of 800 steps, 200 of which were rewound, and a short one."""
+    """A run of 800 steps, 200 of which were rewound, a short one, and one with trials."""
     root = tmp_path_factory.mktemp("runs")
     journal = make_run(root / NAME)
     for spent in range(1, 801):
@@ -43,34 +56,12 @@ def root(tmp_path_factory):
     decide(journal, Set(reason="too low", name="lr", value=0.1), "human:ada", 100, 100, after={"lr": 0.1})
     back = Rewind(reason="it rose", to=300, evidence={"rise": 1.25})
     decide(journal, back, "guard", 500, 500, after={"lr": 0.01})
-    other = make_run(root / "other", steps=50)
+    policies = ["guard", "a_policy_whose_name_is_as_long_as_this"]
+    other = make_run(root / OTHER, steps=50, policies=policies)
+    tried = make_tried(root / "tried")
     yield root
-    journal.close()
-    other.close()
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    return tmp_path_factory.mktemp("state")
-
-
-@pytest.fixture(scope="module")
-def server(root, state):
-    with served(root, state) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing = "the page is looked at with Chromium, which is not there: apt-get install chromium"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with sync_api.sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
+    for each in (journal, other, tried):
+        each.close()
 
 
 @pytest.fixture
@@ -107,6 +98,8 @@ def test_the_list_shows_a_run_and_leads_to_it(phone):
     row = by(phone, f"run-{NAME}")
     assert NAME in row.inner_text()
     assert "running" in row.inner_text()
+    assert "validation loss 0.105" in " ".join(row.inner_text().split())
+    assert "training loss 0.02" in " ".join(by(phone, f"run-{OTHER}").inner_text().split())
     assert len(row.locator("polyline").get_attribute("points").split()) > 20
     opened(phone)
     assert phone.locator("h1").inner_text() == NAME
@@ -171,7 +164,12 @@ def test_a_command_waits_for_its_answer_and_stop_for_a_second_tap(phone, root):
         assert (command.action.kind, bool(command.author)) == ("pause", True)
         assert phone.locator(".toast").count() == 0
         box.settle(Ack(command.id, "refused", "not now", time=time.time()))
-        assert phone.locator(".toast").inner_text() == "not now"
+        toast = phone.locator(".toast")
+        assert toast.inner_text() == "not now"
+        box_of_toast = toast.bounding_box()
+        assert box_of_toast["y"] + box_of_toast["height"] <= by(phone, "pause").bounding_box()["y"]
+        toast.tap()
+        toast.wait_for(state="detached")
         by(phone, "stop").tap()
         assert by(phone, "stop").inner_text() == "Confirm"
         assert box.waiting() == []
@@ -180,6 +178,37 @@ def test_a_command_waits_for_its_answer_and_stop_for_a_second_tap(phone, root):
         assert command.action.kind == "stop"
         box.settle(Ack(command.id, "applied", step=600, time=time.time()))
         phone.get_by_text(re.compile("Stops at step 600")).wait_for()
+    finally:
+        box.close()
+
+
+def test_a_command_without_connection_says_so_and_is_sent_again_as_the_same(phone, root):
+    opened(phone)
+    sent = []
+
+    def unreliable(route):
+        sent.append(route.request.post_data_json)
+        if len(sent) == 1:
+            route.fetch()  # it arrives, and the answer is lost
+            route.abort()
+        else:
+            route.continue_()
+
+    box = mailbox(root / NAME)
+    try:
+        phone.route("**/commands", unreliable)
+        by(phone, "set-lr").fill("2e-3")
+        by(phone, "apply-lr").tap()
+        status = phone.locator("article.knob .status")
+        expect(status).to_contain_text("Not confirmed: the server cannot be reached.")
+        expect(status).to_have_text("sent…")
+        assert [each["id"] for each in sent] == 2 * [sent[0]["id"]]
+        [command] = box.waiting()
+        phone.route("**/commands/*", lambda route: route.abort())
+        expect(status).to_contain_text("Sent, but the server cannot be reached now")
+        phone.unroute_all()
+        box.settle(Ack(command.id, "applied", step=600, time=time.time()))
+        expect(status).to_have_text("lr set to 0.002 at step 600")
     finally:
         box.close()
 
@@ -210,17 +239,44 @@ def test_it_goes_on_by_itself_after_the_server_has_started_again(browser, root, 
 
 def test_two_runs_are_compared_and_the_theme_is_kept(phone):
     by(phone, f"pick-{NAME}").tap()
-    by(phone, "pick-other").tap()
+    by(phone, f"pick-{OTHER}").tap()
     phone.locator(".compare-go").tap()
     phone.locator('[data-chart="Loss"][data-drawn]').wait_for()
     spent = text(phone.locator(".figures-table tr", has_text="spent"))
     assert spent.split() == ["spent", "800", "50"]
+    assert phone.evaluate("document.documentElement.scrollWidth") == 390
+    assert phone.locator(".figures-table").evaluate("each => each.scrollWidth <= each.clientWidth")
     paper = phone.evaluate("getComputedStyle(document.body).backgroundColor")
     for _ in range(2):
         by(phone, "theme").tap()
     assert phone.evaluate("getComputedStyle(document.body).backgroundColor") != paper
     phone.reload()
     assert by(phone, "theme").get_attribute("aria-label") == "Theme: dark"
+
+
+def test_what_was_tried_in_vain_is_grey_and_an_axis_has_labels_that_differ(phone):
+    shown = phone.evaluate("""async (axis) => {
+      const [{ Charts }, { api }, { label, ticks }] = await Promise.all(
+        ["chart", "api", "scale"].map((name) => import(`/static/${name}.js`)));
+      const charts = new Charts(api, document.body);
+      for (const signal of ["loss", "hp/lr"]) {
+        const curves = [{ run: "tried", signal, label: "", colour: "train" }];
+        charts.add(document.body, { title: signal, curves, log: false }).visible = true;
+      }
+      charts.follow(await api.run("tried"));
+      const bands = [];
+      for (const axis of ["step", "spent"]) {
+        charts.axis = axis;
+        await charts.refresh();
+        bands.push(charts.bands());
+      }
+      const labels = ticks(...charts.plots[1].vertical(), 4, false).map(label);
+      charts.close();
+      return { bands, labels };
+    }""")
+    assert shown["bands"] == [[[40, 100]], [[40, 120], [140, 160]]]
+    assert len(set(shown["labels"])) == len(shown["labels"]) > 1
+    assert max(map(len, shown["labels"])) <= 8
 
 
 def test_the_index_loads_all_modules_at_once():

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import dataclasses
 import datetime
@@ -6,6 +7,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sqlite3
 import ssl
 import stat
@@ -44,22 +46,6 @@ from autotune.web.events import LOOK_SECONDS
 from autotune.web.guard import Limit
 from autotune.web.series import ROW, completed, live, parts, thin
 from autotune.web.server import Listening, bound
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    return tmp_path_factory.mktemp("state")
-
-
-@pytest.fixture(scope="module")
-def server(root, state):
-    with served(root, state) as server:
-        yield server
 
 
 @pytest.fixture
@@ -215,6 +201,24 @@ def test_a_taken_port_is_refused_or_left_for_the_next():
 
 
 # --- reading -----------------------------------------------------------------------------------------------
+
+
+def test_an_answer_does_not_wait_for_the_client_to_confirm_its_head():
+    async def at_once(bell):
+        told = asyncio.get_running_loop().create_future()
+
+        async def take(_, writer):
+            connection = writer.get_extra_info("socket")
+            told.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(take, sock=bell):
+            _, writer = await asyncio.open_connection(*bell.getsockname())
+            writer.close()
+            return await told
+
+    with bound(Listening(port=0)) as bell:
+        assert asyncio.run(at_once(bell))
 
 
 def test_the_list_has_a_line_for_each_run(server, run):

@@ -21,11 +21,6 @@ SET = {"kind": "set", "name": "lr", "value": 0.1}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
 def journal(root):
     journal = make_run(root / "run", steps=5)
     yield journal
@@ -39,7 +34,7 @@ def server(root, journal, tmp_path_factory):
 
 
 @pytest.fixture
-def box(root):
+def box(root, journal):
     box = mailbox(root / "run")
     yield box
     box.close()
@@ -145,7 +140,7 @@ def test_those_who_look_on_leave_half_of_the_streams_to_the_others(server):
 def hasty(root, journal, tmp_path, monkeypatch):
     """The server in this process, with little time for requests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(web_server, "ASKING_SECONDS", 0.3)
+    monkeypatch.setattr(web_server, "ASKING_SECONDS", 1.0)
     made, said = [], []
     make = web_server.Server
     monkeypatch.setattr(web_server, "Server", lambda *given: made.append(make(*given)) or made[0])
@@ -161,17 +156,17 @@ def hasty(root, journal, tmp_path, monkeypatch):
 def test_a_connection_on_which_nothing_is_asked_is_closed(hasty, journal):
     whole = f"GET /static/login.js HTTP/1.1\r\nHost: 127.0.0.1:{hasty.port}\r\n\r\n".encode()
     end = (STATIC / "login.js").read_bytes()[-20:]
-    with (
-        hasty.events("/api/runs/run/events") as events,
-        connections(hasty, 4) as (silent, stutters, answered, stutters_again),
-    ):
+    with hasty.events("/api/runs/run/events") as events, contextlib.ExitStack() as stack:
         next(events)
+        opened = stack.enter_context(connections(hasty, 4))
+        silent, stutters, answered, stutters_again = opened
         stutters.sendall(whole[:9])
         for connection in (answered, stutters_again):
             connection.sendall(whole)
             got = b""
             while not got.endswith(end):
-                got += connection.recv(4096)
+                got += (more := connection.recv(4096))
+                assert more, "it was closed too early"
         stutters_again.sendall(whole[:9])
         for connection in (silent, stutters, answered, stutters_again):
             while connection.recv(4096):

@@ -3,6 +3,10 @@
 const BACKOFF = [500, 1000, 2000, 4000, 8000];
 const SETTLED = new Set(["applied", "clamped", "refused", "failed"]);
 const POLL = 1000;
+const PATIENCE = 5000; // ms without an answer, after which a command, or what became of it, is asked for again
+const UNCONFIRMED = "Not confirmed: the server cannot be reached. It is sent again when the connection is back.";
+const UNANSWERED = "Sent, but the server cannot be reached now: what became of it is shown when it is back.";
+const UNKNOWN = "The server was not reached, and nothing is known of the command: look in the journal.";
 
 /** The server said no, or could not be reached (`status` 0). */
 export class ApiError extends Error {
@@ -47,34 +51,40 @@ function commandId() {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Send it until it has arrived: the same id is the same command, so that sending it again does no harm. */
-async function post(run, body) {
-  for (const wait of BACKOFF) {
+/** Send it until it has arrived or expired: the same id is the same command, which is done once. */
+async function post(run, command, expires, tell) {
+  for (;;) {
+    const expires_in = (expires - Date.now()) / 1000;
+    if (expires_in <= 0) throw new ApiError(UNKNOWN, 0);
     try {
       return await request(path(run, "/commands"), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
+        body: JSON.stringify({ ...command, expires_in }),
+        signal: AbortSignal.timeout(PATIENCE),
       });
     } catch (error) {
       if (error.status !== 0) throw error;
-      await pause(wait);
     }
+    tell(UNCONFIRMED, "warn");
+    await pause(POLL);
   }
-  throw new ApiError("The server cannot be reached; nothing is known of the command", 0);
 }
 
 async function settled(run, id, expires, tell) {
   const arrived = new Promise((resolve) => unanswered.set(id, resolve));
+  const ask = () =>
+    request(path(run, `/commands/${id}`), { signal: AbortSignal.timeout(PATIENCE) }).catch((error) => error);
   try {
     for (;;) {
       const ack = await Promise.race([arrived, pause(POLL)]); // the stream may be down: ask as well
       if (ack) return ack;
-      const asked = await request(path(run, `/commands/${id}`)).catch(() => null);
-      if (asked && SETTLED.has(asked.status)) return asked;
-      if (asked) tell(asked);
+      const asked = await Promise.race([arrived, ask()]);
+      if (SETTLED.has(asked.status)) return asked;
+      if (asked.status === 0) tell(UNANSWERED, "warn");
+      if (asked.status === "waiting") tell(asked.note ? `sent… waiting: ${asked.note}` : "sent…", "busy");
       if (Date.now() > expires)
-        return { command: id, status: "failed", note: asked?.note || "Nobody has answered" };
+        return { command: id, status: "failed", note: asked.note || "Nobody has answered" };
     }
   } finally {
     unanswered.delete(id);
@@ -96,16 +106,20 @@ export const api = {
    *
    * @param {string} run its name
    * @param {object} action as JSON, with its kind; `reason` may be left out
-   * @param {{expires_in?: number, waiting?: (ack: object) => void}} options seconds;
-   *   who is told why it waits
+   * @param {{expires_in?: number, waiting?: (words: string, kind: string) => void}} options seconds;
+   *   who is told how it stands, whenever that changes
    * @returns {Promise<object>} the settled ack
    * @throws {ApiError} when the server does not take it
    */
   async command(run, action, { expires_in = 600, waiting = () => {} } = {}) {
     const id = commandId();
     const whole = { reason: "", evidence: {}, ...action };
-    await post(run, { id, author: api.author, action: whole, expires_in });
-    return settled(run, id, Date.now() + expires_in * 1000 + 5000, waiting);
+    const expires = Date.now() + expires_in * 1000;
+    let told = "sent…";
+    const tell = (words, kind) => words !== told && waiting((told = words), kind);
+    await post(run, { id, author: api.author, action: whole }, expires, tell);
+    tell("sent…", "busy");
+    return settled(run, id, expires + PATIENCE, tell);
   },
 
   /**

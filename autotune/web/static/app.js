@@ -7,7 +7,7 @@ import { listView } from "./list.js";
 import { runView } from "./run.js";
 
 const TOAST = 4000; // ms; bad news stays twice as long
-const TOASTS = 2;
+const TOASTS = matchMedia("(max-width: 899px)").matches ? 1 : 2; // on a phone it has the header's place
 const THEMES = { auto: "auto", light: "sun", dark: "moon" };
 
 const main = document.getElementById("main");
@@ -49,9 +49,9 @@ function title(words) {
   document.title = `${words} · autotune`;
 }
 
-/** Say something for a few seconds; kind is `good`, `warn` or `bad`. */
+/** Say something for a few seconds, or until it is tapped; kind is `good`, `warn` or `bad`. */
 function toast(text, kind = "good") {
-  const shown = h("div", { class: `toast ${kind}` }, text);
+  const shown = h("div", { class: `toast ${kind}`, onclick: () => shown.remove() }, text);
   const all = document.getElementById("toasts");
   all.append(shown);
   if (all.children.length > TOASTS) all.firstChild.remove();

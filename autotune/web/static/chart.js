@@ -25,7 +25,7 @@ export class Charts {
     this.axis = localStorage.getItem("autotune-axis") === "spent" ? "spent" : "step";
     this.smoothing = Number(localStorage.getItem("autotune-smoothing") ?? 0.6);
     this.view = null; // null: all there is, growing with the run
-    this.runs = new Map(); // name → {step, spent, stretches}
+    this.runs = new Map(); // name → {step, spent}
     this.previews = new Map(); // hyperparameter → points of the schedule editor
     this.running = new Map(); // hyperparameter → points of the ramp that is running
     this.marked = null;
@@ -63,11 +63,7 @@ export class Charts {
   /** Take how a run stands; what is shown follows it. */
   follow(run) {
     const before = this.runs.get(run.name);
-    this.runs.set(run.name, {
-      step: run.step,
-      spent: run.spent,
-      stretches: run.stretches ?? before?.stretches ?? [],
-    });
+    this.runs.set(run.name, { step: run.step, spent: run.spent });
     if (run.hyperparameters) {
       this.running.clear();
       for (const { name, ramp, value } of run.hyperparameters) {
@@ -232,15 +228,19 @@ export class Charts {
     return lines;
   }
 
-  /** Stretches of the x axis that were rewound: as they were spent, or the steps taken again. */
+  /** Stretches of the x axis where steps were taken that the run has left: rewound, or only tried out. */
   bands() {
     if (this.runs.size !== 1) return [];
-    const [{ stretches }] = this.runs.values();
-    return stretches.slice(1).map(([step, spent], i) => {
-      const [began, at] = stretches[i];
-      const kept = at + step - began; // spent where the live line leaves this stretch
-      return this.axis === "spent" ? [kept, spent] : [step, step + spent - kept];
-    });
+    const known = this.plots.filter((plot) => plot.axis === this.axis);
+    const lost = known.flatMap((plot) => plot.lost()).filter((part) => part.x.length > 1);
+    const each = lost.map(({ x }) => [x[0] - 1, x.at(-1)]).sort((a, b) => a[0] - b[0]);
+    const bands = [];
+    for (const [from, to] of each) {
+      const before = bands.at(-1);
+      if (before && from <= before[1]) before[1] = Math.max(before[1], to);
+      else bands.push([from, to]);
+    }
+    return bands;
   }
 
   /** A colour of the style sheet, as a canvas takes it. */

@@ -62,7 +62,7 @@ export async function compareView(main, { api, session, title, go }) {
 
   const ask = () => Promise.all([api.run(a), api.run(b)]);
   const take = (runs) => {
-    for (const { name, step, spent, stretches } of runs) charts.follow({ name, step, spent, stretches });
+    for (const { name, step, spent } of runs) charts.follow({ name, step, spent });
     fill(table, runs);
   };
   const both = await ask();
@@ -135,6 +135,11 @@ function fill(element, [a, b]) {
   const group = (label) => h("tr", { class: "group" }, h("th", { scope: "colgroup", colspan: 3 }, label));
   const knobs = [...new Set([...a.hyperparameters, ...b.hyperparameters].map((each) => each.name))];
   const knob = (run, name) => number(run.hyperparameters.find((each) => each.name === name)?.value);
+  const policies = [...new Set([...a.policies, ...b.policies].map((each) => each.name))];
+  const standing = (run, name) => {
+    const found = run.policies.find((each) => each.name === name);
+    return found ? (found.benched === null ? "asked" : "benched") : "–";
+  };
   const metrics = [...new Set([...Object.keys(a.last), ...Object.keys(b.last)])].filter(
     (name) => !name.startsWith("hp/"),
   );
@@ -156,11 +161,8 @@ function fill(element, [a, b]) {
     row("step", count(a.step), count(b.step)),
     row("spent", count(a.spent), count(b.spent)),
     row("branch", String(a.branch), String(b.branch)),
-    row(
-      "policies",
-      a.policies.map((p) => p.name).join(", ") || "–",
-      b.policies.map((p) => p.name).join(", ") || "–",
-    ),
+    policies.length && group("Policies"),
+    policies.map((name) => row(name, standing(a, name), standing(b, name))),
     group("Hyperparameters"),
     knobs.map((name) => row(name, knob(a, name), knob(b, name))),
     group("Last measured"),

@@ -9,13 +9,13 @@ export function mount(element, context) {
   const inbox = suggestions(context);
   const order = policies(context);
   const reason = h("p", { class: "reason" });
-  const body = h("fieldset", { class: "bare" }, inbox.element, order.element);
-  element.append(reason, body);
+  const body = h("fieldset", { class: "bare" }, order.element);
+  element.append(reason, inbox.element, body);
   return {
     update(run) {
       say(reason, hindrance(context, run));
       body.disabled = hindrance(context, run) !== "";
-      inbox.update(run);
+      inbox.update(run, body.disabled);
       order.update(run);
     },
   };
@@ -62,7 +62,7 @@ function suggestions(context) {
       h(
         "div",
         { class: "row" },
-        buttons,
+        h("fieldset", { class: "bare row" }, buttons),
         button("More…", { class: "quiet", onclick: () => openDecision(context, id) }),
       ),
       status.element,
@@ -71,7 +71,7 @@ function suggestions(context) {
 
   return {
     element: h("div", {}, list, empty),
-    update({ suggestions: waiting }) {
+    update({ suggestions: waiting }, blocked) {
       for (const id of rows.keys()) {
         if (waiting.some((decision) => decision.id === id)) continue;
         rows.get(id).remove();
@@ -81,6 +81,7 @@ function suggestions(context) {
         if (!rows.has(decision.id)) rows.set(decision.id, row(decision));
         const wanted = rows.get(decision.id);
         if (list.children[place] !== wanted) list.insertBefore(wanted, list.children[place] ?? null);
+        wanted.querySelector("fieldset").disabled = blocked; // what is known of it can still be read
       });
       empty.hidden = waiting.length > 0;
     },

@@ -1,6 +1,7 @@
 // The list of runs, live.
 
 import { ago, count, debounce, h, icon, number, say, svg, who } from "./dom.js";
+import { spread } from "./scale.js";
 
 const WIDTH = 120;
 const HEIGHT = 32;
@@ -83,6 +84,7 @@ function makeRow(name, choose) {
   const state = h("span", { class: "chip" });
   const progress = h("progress", { max: 1, "aria-label": "Progress" });
   const steps = h("span", { class: "num soft" });
+  const measured = h("span", { class: "soft small" });
   const loss = h("span", { class: "num" });
   const last = h("span", { class: "soft last" });
   const line = svg("polyline", { class: "spark-line" });
@@ -111,7 +113,7 @@ function makeRow(name, choose) {
     state,
     h("span", { class: "run-progress" }, progress, steps),
     spark,
-    loss,
+    h("span", { class: "run-loss" }, measured, " ", loss),
     last,
   );
   return {
@@ -123,16 +125,17 @@ function makeRow(name, choose) {
       if (run.total_steps) progress.value = Math.min(1, run.spent / run.total_steps);
       progress.hidden = !run.total_steps;
       say(steps, count(run.spent) + (run.total_steps ? ` / ${count(run.total_steps)}` : ""));
+      say(measured, run.validation === null ? "training loss" : "validation loss");
       say(loss, number(run.validation ?? run.loss));
-      loss.title = run.validation === null ? "Training loss" : "Validation loss";
       say(last, run.last ? `${who(run.last.source)} · ${run.last.text}` : `started ${ago(run.created)}`);
       line.setAttribute("points", sparkline(run.spark));
     },
   };
 }
 
-/** The points of a small curve, highest at the top; what is not finite is left out. */
-function sparkline(values) {
+/** The points of a small curve, on a log scale where its chart has one; what is not finite is left out. */
+function sparkline(losses) {
+  const values = spread(losses) ? losses.map((loss) => loss && Math.log(loss)) : losses;
   const known = values.filter((value) => value !== null);
   const low = Math.min(...known);
   const span = Math.max(...known) - low || 1;

@@ -127,11 +127,10 @@ export function hindrance(context, run) {
  */
 export async function send(context, action, done, say) {
   say("sent…", "busy");
-  const waiting = (ack) => ack.note && say(`sent… waiting: ${ack.note}`, "busy");
   let ack = null;
   let [text, kind] = ["", "bad"];
   try {
-    ack = await context.api.command(context.run, action, { waiting });
+    ack = await context.api.command(context.run, action, { waiting: say });
     [text, kind] = outcome(ack, done);
   } catch (error) {
     text = error.message;

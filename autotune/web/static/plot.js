@@ -9,6 +9,7 @@ export const GUTTER = 54; // px left of every plotting area, so that all charts 
 export const MARGIN = 18; // px right of it
 const FOOT = 30; // px above and below the plotting area
 const TICK = 25; // px a label of the y axis takes
+const LEAST = 0.01; // of the values, the least that an axis spans: its labels stay short, and differ
 const FEW = 60; // values that are drawn as points too
 const SOFT = 1 / 80; // width of the smoothing over the visible range at strength 1
 
@@ -24,6 +25,7 @@ export class Plot {
     this.spec = spec;
     this.curves = spec.curves.map((curve) => ({ ...curve, parts: [], x: [], y: [], soft: null }));
     this.visible = false;
+    this.axis = null; // the one that the parts are over
     this.hover = null; // x under the cursor
     this.keys = this.curves.map((curve) => {
       const value = h("b", { class: "num" });
@@ -44,6 +46,7 @@ export class Plot {
 
   /** Take the parts of one run's signals, as the server sends them. */
   take(run, series) {
+    this.axis = this.group.axis;
     for (const curve of this.curves) {
       if (curve.run !== run || !series[curve.signal]) continue;
       curve.parts = series[curve.signal];
@@ -204,7 +207,9 @@ export class Plot {
       include([Math.max(lost[0], low - room), Math.min(lost[1], high + room)]);
     }
     if (!Number.isFinite(low)) return [0, 1];
-    const pad = (high - low) * 0.06 || Math.abs(low) * 0.1 || 1;
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    const lacking = (this.logarithmic ? LEAST / Math.LN10 : LEAST * size) - (high - low);
+    const pad = high > low ? Math.max((high - low) * 0.06, lacking / 2) : size * 0.1 || 1;
     return [low - pad, high + pad];
   }
 

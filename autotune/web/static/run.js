@@ -177,8 +177,9 @@ function header(first, context) {
 
   async function send(button, action, done) {
     button.disabled = true;
+    const waiting = (words, kind) => kind === "warn" && toast(words, kind);
     try {
-      toast(...outcome(await api.command(context.run, action), done));
+      toast(...outcome(await api.command(context.run, action, { waiting }), done));
     } catch (error) {
       toast(error.message, "bad");
     }
