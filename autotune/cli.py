@@ -5,6 +5,7 @@ What is slow to import (torch, mlflow, matplotlib) is imported by the commands t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -100,13 +101,26 @@ def _options(
 
 
 @app.command()
-def runs(root: Root = ROOT) -> None:
+def runs(
+    root: Root = ROOT,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+) -> None:
     """List the runs, newest first.
 
     Example: autotune runs --root ~/experiments
     """
+    places = find(root)
+    if not places:
+        typer.echo(f"autotune: no run in {root} yet", err=True)
+        return
+    if as_json:
+        from .web.store import Store
+
+        with contextlib.closing(Store(root)) as store:
+            _print_json(*store.runs())
+        return
     rows = []
-    for place in find(root):
+    for place in places:
         try:
             run = summarise(place)
         except (TuneError, JournalError):
@@ -123,19 +137,27 @@ def runs(root: Root = ROOT) -> None:
                 age(run.created),
             ]
         )
-    if not rows:
-        typer.echo(f"autotune: no run in {root} yet", err=True)
-        return
     print_table(["RUN", "STATE", ">STEPS", ">LOSS", "LAST DECISION", ">AGE"], rows)
 
 
 @app.command()
-def show(run: Run = None, root: Root = ROOT) -> None:
+def show(
+    run: Run = None,
+    root: Root = ROOT,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
     """How a run stands, in figures.
 
-    Example: autotune show latest
+    Example: autotune show latest --json | jq '.hyperparameters[] | {name, value, owner}'
     """
-    s = summarise(resolve(run, root))
+    place = resolve(run, root)
+    if as_json:
+        from .web.view import View
+
+        with contextlib.closing(View(place)) as view:
+            _print_json(view.document())
+        return
+    s = summarise(place)
     scores = [
         name for name in s.last if name in ("loss", "loss_mean") or name.startswith(("train/", "validation/"))
     ]
@@ -384,6 +406,14 @@ def demo(
 
 cli_control.register(app)
 cli_ui.register(app)
+
+
+def _print_json(*plain: object) -> None:
+    """As the page's server gives them."""
+    from .web.bodies import to_json
+
+    for one in plain:
+        typer.echo(to_json(one))
 
 
 def _steps(run: Summary) -> str:

@@ -112,8 +112,8 @@ class Inbox:
         if command.id in self._known:
             self._answers.append(self._known[command.id])
         elif command.id not in self._taken:
-            self._taken.add(command.id)
             self._come.append(command)
+            self._taken.add(command.id)
             self._something.set()
 
     def _deliver(self, mailbox: Mailbox) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from .records import TuneError
@@ -160,6 +159,8 @@ def _to_json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """A NumPy scalar as the Python number that it holds: policies compute their evidence with NumPy."""
+    import numpy as np  # here, because most commands have no use for it
+
     if isinstance(value, np.generic):
         return value.item()
     raise TuneError(

@@ -7,11 +7,6 @@ import time
 from collections.abc import Sequence
 
 import typer
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from .records import Value
 
@@ -31,6 +26,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """
     if not rows:
         return
+    from rich import box
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     rows = [[_one_line(cell) for cell in row] for row in rows]
     heads = [column.lstrip(">") for column in columns]
     right = [column.startswith(">") for column in columns]

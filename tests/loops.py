@@ -108,6 +108,27 @@ class Scripted:
         self.script = {spent: self.script[spent] for spent in state["left"]}
 
 
+class Told:
+    """A policy that asks for what lies there for it."""
+
+    requires = ()
+
+    def __init__(self, name, controls):
+        self.name = name
+        self.controls = controls
+        self.next = []
+
+    def decide(self, observation):
+        asked, self.next = self.next, []
+        return [action for make in asked for action in make(observation)]
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 class Stuck(Held):
     """An actuator whose plant refuses everything above 0.5, after it has half written it."""
 

@@ -116,16 +116,43 @@ def test_decisions_are_one_line_each(invoke):
     assert re.search(r"lr → 0\.3 +refused +too soon; cooldown of 200 steps$", lines[3])
 
 
-def test_decisions_as_json_are_one_strict_document_a_line(invoke):
+def documents(result):
+    """What was printed, a strict JSON document a line."""
+
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    lines = invoke("decisions", "--json").stdout.splitlines()
-    documents = [json.loads(line, parse_constant=refuse) for line in lines]
-    assert [d["id"] for d in documents] == [1, 2, 3, 4, 5, 6]
-    assert documents[0]["action"]["then"][0]["name"] == "lr"
-    assert documents[1]["outcomes"][0]["measures"] == {"loss_measured": 0.5, "loss_forecast": "nan"}
-    assert documents[4]["action"]["evidence"] == {"p": 0.8, "z": "inf"}
+    assert result.exit_code == 0
+    return [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
+
+
+def test_runs_as_json_are_a_document_a_line_one_that_cannot_be_read_among_them(invoke, tmp_path):
+    rescued(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "journal.db").write_bytes(b"no database" * 500)
+    bad, good = sorted(documents(invoke("runs", "--json", "--root", str(tmp_path))), key=lambda d: d["name"])
+    assert (bad["name"], bad["status"]) == ("bad", "unreadable")
+    assert {key: good[key] for key in ("name", "status", "paused", "step", "spent", "total_steps")} == {
+        "name": "good", "status": "finished", "paused": False, "step": 370, "spent": 400, "total_steps": 400,
+    }  # fmt: skip
+    assert (good["last"]["source"], good["last"]["text"]) == ("supervisor", "escalate")
+    assert None in good["spark"]  # the loss was NaN for a while
+
+
+def test_show_as_json_is_one_document(invoke):
+    (shown,) = documents(invoke("show", "2026", "--json"))
+    assert (shown["name"], shown["status"], shown["step"]) == ("2026-rescued", "finished", 370)
+    assert shown["last"]["validation/loss"] == pytest.approx(0.0245, rel=1e-2)
+    knobs = {knob["name"]: (knob["value"], knob["owner"]) for knob in shown["hyperparameters"]}
+    assert knobs["dropout"] == (0.2, "human:ada")
+
+
+def test_decisions_as_json_are_one_strict_document_a_line(invoke):
+    made = documents(invoke("decisions", "--json"))
+    assert [d["id"] for d in made] == [1, 2, 3, 4, 5, 6]
+    assert made[0]["action"]["then"][0]["name"] == "lr"
+    assert made[1]["outcomes"][0]["measures"] == {"loss_measured": 0.5, "loss_forecast": "nan"}
+    assert made[4]["action"]["evidence"] == {"p": 0.8, "z": "inf"}
 
 
 def test_a_run_without_decisions_says_so_and_prints_nothing(invoke):
@@ -304,12 +331,12 @@ def test_a_reader_that_has_seen_enough_hears_no_complaint(tmp_path):
             assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("command", ["runs", "show", "decisions"])
+@pytest.mark.parametrize("command", ["runs", "show", "decisions", "runs --json", "show --json"])
 def test_looking_at_runs_imports_nothing_slow(root, command):
     code = (
         "import sys\n"
         "from autotune.cli import main\n"
-        f"sys.argv = ['autotune', {command!r}, '--root', {str(root)!r}]\n"
+        f"sys.argv = ['autotune', *{command.split()!r}, '--root', {str(root)!r}]\n"
         "try:\n    main()\nfinally:\n"
         "    print(sorted({'torch', 'mlflow', 'matplotlib', 'pandas'} & sys.modules.keys()), file=sys.stderr)"
     )

@@ -260,17 +260,19 @@ def test_many_writers_at_once_lose_nothing_and_keep_their_order(place):
 def test_who_posts_later_is_not_seen_earlier(place, box):
     first, second = command(HALVE, "ada"), command(HALVE, "ada")
     slow, written, go_on = mailbox(place), threading.Event(), threading.Event()
+    slow.post(early := command(HALVE, "ada"))  # which makes the table
+    slow.settle(Ack(early.id, "applied"))
 
     @sa.event.listens_for(slow._engine, "commit")
     def between_its_write_and_its_commit(_):
         written.set()
         go_on.wait()
 
-    threads = [threading.Thread(target=slow.post, args=(first,))]
+    threads = [threading.Thread(target=slow.post, args=(first,), daemon=True)]
     threads[0].start()
     written.wait()
     other = mailbox(place)
-    threads.append(threading.Thread(target=other.post, args=(second,)))
+    threads.append(threading.Thread(target=other.post, args=(second,), daemon=True))
     threads[1].start()
     threads[1].join(timeout=0.3)
     assert box.waiting() == []

@@ -6,7 +6,6 @@ import resource
 import shutil
 import sqlite3
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loops import Loop, Scripted, same
+from loops import Loop, Scripted, Told, same
+from people import WHY, post
 from torch.nn.functional import cross_entropy
 
 from autotune import Rewinding
@@ -55,20 +55,8 @@ from autotune.records import (
 from autotune.supervisor import Limits
 
 FREE = Limits(cooldown=0, max_factor=1e9, max_fraction=1.0, max_rewinds=1000, max_trials=1000)
-WHY = {"reason": ""}
 NAMES = ("lr", "dropout", "size", "flip")
 MOVES = (Set, Ramp, Schedule, Pin, Release, Rewind, Undo, Approve, Adopt)
-
-
-def post(tuner, *sent):
-    """Post these, in this order, and wait until the trainer has them."""
-    inbox = tuner._engine.intake.inbox
-    with contextlib.closing(mailbox(tuner.folder)) as box:
-        for one in sent:
-            box.post(one)
-    while any(one.id not in inbox._taken for one in sent):
-        inbox._wake.set()
-        time.sleep(0.0005)
 
 
 # --- what people and policies may come up with -------------------------------------------------------------
@@ -160,27 +148,6 @@ turns = st.tuples(
 )
 
 
-class Told:
-    """Asks for what lies there for it."""
-
-    requires = ()
-    controls = NAMES
-
-    def __init__(self, name):
-        self.name = name
-        self.next = []
-
-    def decide(self, observation):
-        asked, self.next = self.next, []
-        return [action for make in asked for action in make(observation)]
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
 class Rate(Actuator):
     """The optimizer's rate. (`learning_rate` looks for a scheduler among all objects, which is slow.)"""
 
@@ -222,7 +189,7 @@ class Live:
 
     def begin(self, resume):
         self.loop = Loop()
-        self.told = [Told("one"), Told("two")]
+        self.told = [Told("one", NAMES), Told("two", NAMES)]
         arguments = {
             "hyperparameters": [
                 rate_of(self.loop.optimizer),
@@ -475,11 +442,22 @@ def exported(live, line):
         assert said == pytest.approx(live.given[key], rel=1e-9), key
 
 
+def drawn_alike(live, line):
+    """Whether steps that came again have drawn random numbers as before: where dropout is 0, it draws none.
+
+    A batch that comes again leaves the generators as it did the first time, whatever was drawn before it.
+    """
+    draws = {}
+    for (step, _), values in live.given.items():
+        draws.setdefault(step, set()).add(values["dropout"] > 0)
+    return all(len(draws[step]) == 1 for step, _ in line)
+
+
 def trained(live, decisions, line):
     """The live line is what a loop without a tuner does with the same values."""
     skipped = [d for d in decisions if d.applied and isinstance(d.action, Rewind) and d.action.data == "skip"]
     approved = [d for d in decisions if d.applied and isinstance(d.action, Approve)]
-    if skipped or approved or not live.bitwise:
+    if skipped or approved or not live.bitwise or not drawn_alike(live, line):
         return
     loop = Loop()
     parameters = [rate_of(loop.optimizer), dropout(loop.model)]

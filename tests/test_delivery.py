@@ -198,7 +198,7 @@ def test_a_run_appears_in_mlflow_while_it_is_trained_and_is_ended_with_it(tmp_pa
     assert mirror(tmp_path / "run")[1].info.status == "RUNNING"
     train(journal, STEPS)
     journal.end("finished")
-    assert delivery.close(deadline=30)
+    assert delivery.close(deadline=120)
     client, run, traces = check_once(tmp_path / "run", "FINISHED")
 
     assert run.info.run_name == "run"
@@ -495,7 +495,7 @@ def test_a_run_stays_where_it_was_first_delivered(tmp_path, store):
     journal = new(tmp_path / "run", store)
     delivery = Delivery(journal, target("http://127.0.0.1:1"))
     journal.end("finished")
-    assert delivery.close(deadline=30)
+    assert delivery.close(deadline=120)
     assert journal.meta()["mlflow"]["tracking_uri"] == store
 
 

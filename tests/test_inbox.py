@@ -5,6 +5,7 @@ import time
 
 import pytest
 from loops import Loop, Scripted
+from people import WHY, post
 
 from autotune.actuators import dropout, learning_rate
 from autotune.commands import command, mailbox
@@ -30,8 +31,6 @@ from autotune.records import (
     TuneError,
     Undo,
 )
-
-WHY = {"reason": ""}
 
 
 class Desk:
@@ -66,14 +65,6 @@ class Desk:
 
     def status(self):
         return [ack.status for ack in self.acks]
-
-
-def post(tuner, sent):
-    box, inbox = mailbox(tuner.folder), tuner._engine.intake.inbox
-    box.post(sent)
-    box.close()
-    while sent.id not in inbox._taken:
-        time.sleep(0.002)
 
 
 def rate(value):
@@ -148,10 +139,14 @@ def test_a_pin_holds_against_policies_until_it_expires(tmp_path):
 
 
 def test_pause_waits_and_resume_goes_on_to_the_bit(tmp_path):
+    waits = []
+
     def soon(tuner):
+        journal = Journal.open(tuner.folder)
+        while not journal.meta().get("live", {}).get("paused"):
+            time.sleep(0.01)
         time.sleep(0.3)
-        assert tuner.step == 10
-        assert Journal.open(tuner.folder).meta()["live"]["paused"]
+        waits.append(tuner.step)
         post(tuner, command(Resume(**WHY), "bob"))
 
     loop = Loop()
@@ -163,6 +158,7 @@ def test_pause_waits_and_resume_goes_on_to_the_bit(tmp_path):
                 person = threading.Thread(target=soon, args=(tuner,))
                 person.start()
     person.join()
+    assert waits == [10]
     assert loop.losses == Loop().bare(30).losses
     assert [(d.action.kind, d.source, d.step) for d in tuner.decisions] == [
         ("pause", "human:ann", 10),
@@ -393,6 +389,17 @@ def test_what_people_did_after_the_checkpoint_is_done_again_on_resume(tmp_path):
             assert tuner.hyperparameters["lr"]() == pytest.approx(0.02, rel=0.1)
     tuner.close()
     assert Journal.open(folder).meta()["live"]["benched"] == {"scripted": "by human:ann"}
+
+
+def test_a_pin_that_ends_where_the_process_did_is_over_on_resume(tmp_path):
+    plan = {"s12": [Checkpoint("here", **WHY)], "s15": [Pin("dropout", 5, **WHY)]}
+    Desk(tmp_path / "run", steps=20, plan=plan)
+    loop = Loop()
+    knobs = [learning_rate(loop.optimizer), dropout(loop.model)]
+    with loop.resume(tmp_path / "run", hyperparameters=knobs, total_steps=40) as tuner:
+        for batch in tuner.batches(loop.loader):
+            loop.step(batch)
+    assert tuner.hyperparameters["dropout"].owner == "policy"
 
 
 def test_the_same_verbs_work_in_the_training_process(tmp_path):

@@ -60,6 +60,13 @@ def started(tmp_path, code, store=None):
     return process
 
 
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
 def kill(process):
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -160,10 +167,7 @@ def test_metrics_arrive_without_being_asked_for_in_order(journal):
     journal.metric("b", 1.0, 1, 1, 0)
     journal.metric("a", math.nan, np.int64(1), 2, 0)
     reader = Journal.open(journal.folder)
-    until = time.monotonic() + 5
-    while len(reader.metric_rows(0, 10)) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: len(reader.metric_rows(0, 10)) == 2)
     first, second = reader.metric_rows(0, 10)
     assert (first.id, first.name, first.value) == (1, "b", 1.0)
     assert (second.id, second.name) == (2, "a")
@@ -206,16 +210,19 @@ def test_kill_9_loses_at_most_the_last_moment_of_metrics(tmp_path):
         print(flush=True)
         for index in range(10**9):
             journal.metric("loss", index, index, index, 0)
+            print(index, flush=True)
             time.sleep(0.001)
         """,
     )
-    time.sleep(2.0)
-    killed = time.time()
+    told = 0
+    while told < 2000:
+        told = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    told = max([told, *map(int, process.stdout)])
     kill(process)
     series = Journal.open(tmp_path / "run").metrics("loss")
     np.testing.assert_array_equal(series.value, np.arange(len(series.value)))
-    assert len(series.value) > 100
-    assert killed - series.time[-1] < 1.5  # half a second, and room for a busy machine
+    assert told - len(series.value) < 1500  # those of half a second, and room for a busy machine
 
 
 def test_exit_without_close_loses_nothing(tmp_path):
@@ -247,7 +254,8 @@ def full_disk(journal):
 
 
 @pytest.mark.parametrize("store", [None], ids=["folder"])
-def test_full_disk_fails_the_decision_and_keeps_the_metrics(journal):
+def test_full_disk_fails_the_decision_and_keeps_the_metrics(journal, monkeypatch):
+    monkeypatch.setattr(journal_module, "FLUSH_SECONDS", 60)  # its thread would be told of it first
     decide(journal)
     journal.metric("loss", 1.0, 1, 1, 0)
     with full_disk(journal):
@@ -268,7 +276,7 @@ def test_failure_of_the_writing_thread_surfaces_at_the_next_write(tmp_path, monk
     other = sqlite3.connect(journal.folder / "journal.db")
     other.execute("BEGIN EXCLUSIVE")
     journal.metric("loss", 0.0, 0, 0, 0)
-    time.sleep(0.5)  # the thread tries, and fails
+    until(lambda: journal._failure)  # the thread has tried
     with pytest.raises(JournalError, match="database is locked"):
         journal.metric("loss", 1.0, 1, 1, 0)
     other.rollback()
@@ -311,7 +319,7 @@ def test_another_process_reads_while_this_one_writes(journal):
         import time
         from autotune.journal import Journal
         journal, seen = Journal.open({str(journal.folder)!r}), -1
-        until = time.time() + 20
+        until = time.time() + 120
         while seen < 300 and time.time() < until:
             values = journal.metrics("loss").value
             assert len(values) >= seen and (values == range(len(values))).all()
@@ -379,8 +387,8 @@ def test_a_run_has_one_training_process_and_is_free_after_its_death(tmp_path):
     assert journal.status() == "running"
     with pytest.raises(TuneError, match=f"process {process.pid} on .* is running it; stop that one first"):
         journal.begin()
-    process.send_signal(signal.SIGKILL)  # not yet reaped: a zombie does not count as alive
-    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie does not count as alive
     assert journal.status() == "killed"
     kill(process)
     assert journal.status() == "killed"

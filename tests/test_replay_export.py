@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loops import Loop, Scripted, same
+from loops import Loop, Scripted, Told, same
 from typer.testing import CliRunner
 
 from autotune.actuators import learning_rate
@@ -37,6 +37,7 @@ from autotune.supervisor import Limits
 from autotune.testing import Simulation
 
 ANN = "human:ann"
+NAMES = ("lr", "noise", "size", "flip")
 FREE = Limits(cooldown=0, max_factor=1e9, max_fraction=1.0, max_rewinds=1000, max_trials=1000)
 
 
@@ -67,27 +68,6 @@ class Noting:
         return None
 
     def restore(self, state):
-        pass
-
-
-class Told:
-    """Asks for what lies there for it."""
-
-    requires = ()
-    controls = ("lr", "noise", "size", "flip")
-
-    def __init__(self, name):
-        self.name = name
-        self.next = []
-
-    def decide(self, observation):
-        asked, self.next = self.next, []
-        return [action for make in asked for action in make(observation)]
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
         pass
 
 
@@ -159,12 +139,12 @@ def to_ramp(name, u, steps, shape):
     return Ramp(name, NUMBERS[name](u), steps, shape, reason="")
 
 
-sets = st.builds(to_set, st.sampled_from(Told.controls), part)
+sets = st.builds(to_set, st.sampled_from(NAMES), part)
 ramps = st.builds(to_ramp, st.sampled_from(list(NUMBERS)), part, st.integers(1, 60), st.sampled_from(SHAPES))
 changes = sets | ramps
-releases = st.builds(lambda name: Release(name, reason=""), st.sampled_from(Told.controls))
+releases = st.builds(lambda name: Release(name, reason=""), st.sampled_from(NAMES))
 pins = st.builds(
-    lambda name, n: Pin(name, n, reason=""), st.sampled_from(Told.controls), st.none() | st.integers(1, 40)
+    lambda name, n: Pin(name, n, reason=""), st.sampled_from(NAMES), st.none() | st.integers(1, 40)
 )
 corners = st.lists(
     st.tuples(st.integers(1, 30), part, st.sampled_from(["linear", "cosine"])), min_size=1, max_size=3
@@ -253,7 +233,7 @@ def made(op, observation, simulation, saved):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(turns, max_size=14))
 def test_the_schedule_is_what_the_plant_was_given_on_the_live_line(turns):
-    policies = {"one": Told("one"), "two": Told("two")}
+    policies = {name: Told(name, NAMES) for name in ("one", "two")}
     simulation, saved = simulated(*policies.values()), []
     simulation.run(7)
     for who, asked, steps in turns:
@@ -277,7 +257,7 @@ def lr_of(simulation):
 
 def scripted(**plan):
     """One policy, told at each of these steps what to ask for; and the simulation."""
-    policy = Told("one")
+    policy = Told("one", NAMES)
     simulation = simulated(policy)
     for at, asked in sorted(plan.items(), key=lambda item: int(item[0][1:])):
         simulation.run(int(at[1:]) - simulation.clock.spent - 1)

@@ -270,7 +270,7 @@ def test_killed_in_the_middle_it_is_completed(store, shared, request, tmp_path):
     until = time.monotonic() + 60
     while (found := store.get_experiment_by_name(name)) is None or len(
         store.search_runs([found.experiment_id])
-    ) < 12:
+    ) < 8:
         assert process.poll() is None
         assert time.monotonic() < until
     process.send_signal(signal.SIGKILL)

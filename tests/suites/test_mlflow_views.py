@@ -1,5 +1,4 @@
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,10 @@ PATIENCE = 120_000
 
 
 @pytest.fixture
-def page():
+def page(browser):
     """A page of a real browser."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        missing = "MLflow's UI is looked at with Chromium, which is not there: apt-get install chromium"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield browser.new_page(viewport={"width": 1750, "height": 1300})
-        browser.close()
+    with browser.new_page(viewport={"width": 1750, "height": 1300}) as page:
+        yield page
 
 
 def test_the_link_opens_the_charts_and_the_note_leads_to_the_rest(page, tmp_path, monkeypatch, mlflow_store):
