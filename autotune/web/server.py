@@ -22,6 +22,7 @@ from .app import make_app
 from .events import Watches
 from .guard import Access, hostname
 from .store import Store
+from .view import LOSS
 
 log = logging.getLogger("autotune")
 
@@ -222,9 +223,10 @@ def bound(listening: Listening) -> socket.socket:
 
 
 def _warm(store: Store) -> None:
-    """Open all runs and read their list ahead; no curves, which would hold up whoever comes meanwhile."""
+    """Open all runs, and read the newest one's loss; more would hold up whoever comes meanwhile."""
     try:
-        store.runs()
+        for line in store.runs()[:1]:
+            store.view(line["name"]).rows(LOSS)
     except Exception as error:  # it only saves time
         log.debug("not read ahead: %s", error)
 

@@ -261,6 +261,8 @@ def test_a_schedule_is_drawn_and_edited_in_mid_run(person):
     person.told("Schedule of dropout begun")
     drawn = person.decided("schedule").action.points
     assert len(drawn) == points + 1
+    under_way = person.card("dropout").locator(".going")
+    expect(under_way).to_be_visible()
 
     person.press("schedule-dropout")
     expect(corners.first).to_be_visible()  # those that are still ahead
@@ -272,7 +274,7 @@ def test_a_schedule_is_drawn_and_edited_in_mid_run(person):
     ahead = edited.action.points
     assert ahead[:-1] == drawn[-len(ahead) : -1]
     assert ahead[-1][1] == 0.05
-    expect(person.card("dropout").locator(".going")).to_be_visible()
+    expect(under_way).to_be_visible()
 
 
 def test_a_pin_holds_and_ends(person):
@@ -385,6 +387,7 @@ def test_policies_are_benched_reordered_and_asked_again(person):
     assert list(person.live["benched"]) == ["plateau"]
     expect(person.by("policy-plateau")).not_to_be_checked()
     person.press(person.by("policy-plateau").locator("xpath=.."))
+    expect(person.by("policy-down-adviser")).to_be_enabled()
     while person.by("policy-down-adviser").is_enabled():
         person.press("policy-down-adviser")
     person.press("arrange-apply")
