@@ -10,7 +10,9 @@ from hypothesis import settings
 
 pytest_plugins = ["chromium", "postgres"]  # a browser; a server that is one for all tests of a process
 torch.set_num_threads(1)
-settings.register_profile("project", deadline=None)  # a busy machine is no failure
+# A busy machine is no failure, and what passed passes again; `--hypothesis-profile explore` looks further.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, derandomize=False)
 settings.load_profile("project")
 
 

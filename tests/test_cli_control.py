@@ -227,7 +227,14 @@ def test_no_answer_in_time_says_how_long_the_command_waits(tmp_path):
 
 def test_a_run_that_ends_before_it_comes_to_a_command(tmp_path):
     run = Recorder(tmp_path / "ending")
-    ending = threading.Timer(0.3, run.end)
+    box = mailbox(tmp_path / "ending")
+
+    def end():
+        while not box.waiting():
+            time.sleep(0.01)
+        run.end()
+
+    ending = threading.Thread(target=end, daemon=True)
     ending.start()
     with connect(tmp_path / "ending") as remote, pytest.raises(NotDone, match="the run is finished"):
         remote.pause()

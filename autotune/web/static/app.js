@@ -71,6 +71,7 @@ async function begin() {
   const session = await api.session();
   const field = document.getElementById("author");
   api.author = field.value = localStorage.getItem("autotune-author") || session.user;
+  field.disabled = false; // what is typed earlier would be lost
   field.addEventListener("change", () => {
     api.author = field.value = field.value.trim().replaceAll(":", "") || session.user;
     localStorage.setItem("autotune-author", api.author);
