@@ -185,7 +185,7 @@ def import_(
 ) -> None:
     """Load results, ours or a colleague's, into your MLflow.
 
-    Example: autotune bench import benchmarks/results/cpu-2026-11-21.json.gz
+    Example: autotune bench import benchmarks/results/cpu-2026-11-22.json.gz
     """
     from autotune.benchmarks.suites import results as records
 
