@@ -153,7 +153,7 @@ def free_memory(device: torch.device) -> int:
 
 def _address_space() -> Iterator[int]:
     """What is left of the process's address space, if that is limited."""
-    for line in Path("/proc/self/limits").read_text().splitlines():
+    for line in _lines(Path("/proc/self/limits")):
         if line.startswith("Max address space") and (limit := line.split()[3]) != "unlimited":
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             yield int(limit) - pages * os.sysconf("SC_PAGE_SIZE")
@@ -161,7 +161,7 @@ def _address_space() -> Iterator[int]:
 
 def _control_groups() -> Iterator[int]:
     """What the control groups that the process is in may still take, of version 2 and 1."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             names = ("memory.max", "memory.current", "inactive_file")
@@ -174,9 +174,17 @@ def _control_groups() -> Iterator[int]:
         for folder in (own, *own.parents):
             limit, used, reclaimable = folder / names[0], folder / names[1], folder / "memory.stat"
             if folder.is_relative_to(top) and limit.exists() and limit.read_text().strip() != "max":
-                stat = dict(row.split() for row in reclaimable.read_text().splitlines())
+                stat = dict(row.split() for row in _lines(reclaimable))
                 # files that were read once are let go before anything runs out
-                yield int(limit.read_text()) - int(used.read_text()) + int(stat[names[2]])
+                yield int(limit.read_text()) - int(used.read_text()) + int(stat.get(names[2], 0))
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file of the kernel's; none where there is no such file, as in sandboxes that imitate one."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _need(layouts: Sequence[Layout], place: Place) -> Mapping[torch.device, int]:

@@ -229,8 +229,8 @@ class Trials:
         now = self._now
         assert now is not None
         loss = self._bench.measured().get("loss")
-        why = self._left_behind() or now.lost
-        lost = bool(why) or (loss is not None and _lost(loss, now))
+        why = self._left_behind() or now.lost or ("" if loss is None else _given_up(loss, now))
+        lost = bool(why)
         if not (lost or over or step >= now.until):
             return False
         if over:
@@ -371,7 +371,9 @@ def _unreachable(target: Target) -> str:
     return ""
 
 
-def _lost(loss: Signal, now: _Running) -> bool:
-    """Whether the loss of the trial is not finite, or above what it gives up at."""
+def _given_up(loss: Signal, now: _Running) -> str:
+    """Why the trial is given up: its loss is not finite, or above what it may be; empty: it is not."""
     values = loss.since(now.start + 1).value
-    return bool(len(values)) and not (values.max() <= now.probe.give_up and math.isfinite(values.sum()))
+    if not len(values) or (values.max() <= now.probe.give_up and math.isfinite(values.sum())):
+        return ""
+    return f"given up at a loss of {values[-1]:.3g}"

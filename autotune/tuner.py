@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 import uuid
 import weakref
@@ -163,6 +164,8 @@ class AutoTuner(Verbs[Decision]):
         self._reports = frozenset(reports)
         self._loader = ReplayingLoader(generators, settings.replay_bytes)
         self._loops: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()  # so `break` ends one
+        self._runner: threading.Thread | None = None  # of the loop that is open
+        self._closing: RunStatus | None = None  # it is to close the run when it ends
 
         # From here on there are side effects.
         if _journal is None:
@@ -336,9 +339,9 @@ class AutoTuner(Verbs[Decision]):
         Raises:
             TuneError: for a name that was not announced.
         """
-        if self._closed:
+        if self._closed and not self._inside:
             raise TuneError("a closed tuner takes no reports; close it after the loop")
-        if self._rewound:
+        if self._closed or self._rewound:
             return
         clock, instruments = self._engine.clock, self._engine.instruments
         # Before optimizer.step(), it is about the coming step.
@@ -356,12 +359,26 @@ class AutoTuner(Verbs[Decision]):
     def close(self, status: RunStatus | None = None) -> None:
         """End the run: detach from optimizer and model, write and deliver what is left. Once is enough.
 
-        A loop over the batches that is still open ends, and the loader and its workers are let go of. Called
-        by itself at the end of a `with` block and at the exit of the process.
+        A loop over the batches that is still open ends, and the loader and its workers are let go of. While
+        the loop is at work itself (in `evaluate`, a policy or the loader, where a signal's handler may run),
+        and from another thread, that is done at its next step boundary. Called by itself at the end of a
+        `with` block and at the exit of the process.
 
         Args:
             status: how the run ended; None: finished.
         """
+        if self._at_work():
+            self._closing = self._closing or status or "finished"
+        else:
+            self._close(status or "finished")
+
+    def _at_work(self) -> bool:
+        """Whether a loop has to end itself: it holds the journal, or trains in another thread."""
+        runner, running = self._runner, inspect.GEN_RUNNING
+        elsewhere = runner is not None and runner is not threading.current_thread() and runner.is_alive()
+        return elsewhere or any(inspect.getgeneratorstate(loop) == running for loop in self._loops)
+
+    def _close(self, status: RunStatus) -> None:
         if self._closed or os.getpid() != self._pid:  # a forked child has no part in the run
             return
         self._closed = True
@@ -378,7 +395,7 @@ class AutoTuner(Verbs[Decision]):
         except Exception as error:  # a device that has died; the record is closed all the same
             log.error("the last values of the sensors are lost: %s", error)
         try:
-            self._journal.end(status or "finished")
+            self._journal.end(status)
         except JournalError as error:
             log.error("the end of the run is not on record: %s", error)
         try:  # who sends a command from now on sees that the run is over
@@ -398,10 +415,7 @@ class AutoTuner(Verbs[Decision]):
         Workers of an iterator that only the collector finds miss their last signal, and torch waits 5 s for
         each of them.
         """
-        loops = [*self._loops]
-        if any(inspect.getgeneratorstate(loop) == inspect.GEN_RUNNING for loop in loops):
-            return  # closed from within one, as by a signal's handler: it does this when it ends
-        for loop in loops:
+        for loop in [*self._loops]:
             try:
                 loop.close()
             except Exception as error:
@@ -411,7 +425,7 @@ class AutoTuner(Verbs[Decision]):
 
     def _at_exit(self) -> None:
         uncaught = getattr(sys, "last_value", None) is not None  # what has ended the process
-        self.close("failed" if uncaught else None)
+        self._close("failed" if uncaught else self._closing or "finished")
 
     def __repr__(self) -> str:
         clock = self._engine.clock
@@ -511,8 +525,9 @@ class AutoTuner(Verbs[Decision]):
         engine = self._engine
         transforms = [p.actuator for p in engine.controls.values() if isinstance(p.actuator, BatchTransform)]
         counting = bool(engine.instruments.signals)
-        self._begin()
+        self._runner = threading.current_thread()
         try:
+            self._begin()
             while self._going_on():
                 batch = next(stream, _END)
                 if batch is _END:
@@ -528,11 +543,13 @@ class AutoTuner(Verbs[Decision]):
                 yield batch
                 self._after_batch()
         finally:
-            self._inside = self._rewound = False
+            self._inside, self._rewound = self._inside and self._closed, False  # its body may still report
+            self._runner = None
             engine.leave_trials()
             stream.close()  # type: ignore[attr-defined]
-            if self._closed:
-                self._loader.close()
+            if self._closing is not None:
+                self._loops.clear()  # this one is over
+                self._close(self._closing)
 
     def _ended(self, epochs: int | None) -> None:
         if epochs is None:
@@ -561,7 +578,8 @@ class AutoTuner(Verbs[Decision]):
         self._settled = self._rewound = False
 
     def _going_on(self) -> bool:
-        return not (self._closed or self._engine.clock.over or self._engine.stopping)
+        ended = self._closed or self._closing is not None
+        return not (ended or self._engine.clock.over or self._engine.stopping)
 
     def _after_batch(self) -> None:
         self._inside = False

@@ -10,7 +10,7 @@ from autotune.records import Action, Adopt, Observation, Release, Set, Suggest, 
 from .background import Background
 from .bayesian_plan import Lengths, Plan, Proposal, Tried, choose, fit, paired_errors, propose
 from .gaussian_process import Encoder, Surrogate
-from .memory import disturbed, free
+from .memory import free
 from .trying import COOLED, VALIDATION, Searching, Steps, finite
 
 BELOW, ABOVE = 1e-4, 1e2  # where the rates lie that may be tried, times that one
@@ -99,9 +99,8 @@ class BayesianSearch(Searching):
         states = observation.hyperparameters
         if self._phase == "begin":
             return self._begin(observation)
-        if any(not free(states[name]) or disturbed(observation, self.name, name) for name in self._names):
-            self._phase = "over"
-            return ()
+        if taken := [name for name in self._names if not free(states[name])]:
+            return self._end(f"the search is over: someone else moves {', '.join(taken)}")
         ids, made = self._asked(observation)
         if not made:
             return self._finish(observation, None)
@@ -111,6 +110,8 @@ class BayesianSearch(Searching):
             return self._anchor(observation) if trial is None else self._anchored(observation, trial)
         assert self._coming is not None
         if trial is None:
+            if self._moved_on(observation):  # scores from here and there do not compare
+                self._done = []
             self._compare(observation.trials)
             again = Proposal(self._coming["values"], self._coming["long"], {"again": True})
             return self._try(observation, again, None)

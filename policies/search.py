@@ -76,7 +76,7 @@ class RateSearch(Searching):
         if observation.budget is None:
             return self._end("no search: it needs the number of steps, total_steps")
         if not free(rate):
-            return self._end(f"no search: {rate.name} is held by {rate.owner} or moved by a ramp")
+            return self._end(f"no search: a ramp moves {rate.name}")
         if not float(rate.value) > 0:
             return self._end(f"no search: it needs a rate above 0, got {rate.value}")
         if self._phase == "begin":
@@ -91,10 +91,14 @@ class RateSearch(Searching):
         trials = [observation.trials[id] for id in ids if id in observation.trials]
         if self._phase == "anchor":
             return self._anchored(observation, trials[0]) if trials else self._anchor(observation)
-        if len(trials) < len(self._places):  # the loop has ended in them, or the process
-            if not self._late(observation):
-                return self._ask(observation, self._places)
-            return self._settle(observation, "no search: its loop ended too soon; let one run to total_steps")
+        if len(trials) < len(self._places):  # a person has ended them, or the loop has ended in them
+            if self._late(observation):
+                return self._settle(observation, "no search: trials were ended; let one loop run to the end")
+            if self._moved_on(observation):  # scores from here and there do not compare
+                self._results[self._rung], self._states = {}, {}
+                best = rungs.best(self._scores(self._rung - 1), self._start) if self._rung else None
+                self._places = [best or 0, (best or 0) - 1]
+            return self._ask(observation, self._places)
         for place, trial in zip(self._places, trials, strict=True):
             cooled = trial.signals[TRAIN].since(trial.step + 1).value if TRAIN in trial.signals else ()
             train = float(np.mean(cooled)) if len(cooled) and math.isfinite(trial.score) else math.inf
@@ -183,7 +187,7 @@ class RateSearch(Searching):
         }
         actions: list[Action] = [Adopt(trial.id, reason="the best of the rates tried", evidence=evidence)]
         if peak != self._at(best):
-            actions.append(Set(self._rate, peak, reason="between the best rates"))
+            actions.append(Set(self._rate, peak, reason="between the best rates", evidence=evidence))
         return (*actions, Release(self._rate, reason="the search is over"))
 
     def _late(self, observation: Observation) -> bool:
@@ -208,7 +212,8 @@ class RateSearch(Searching):
         earlier = (trial.id, trial.step - trial.start) if trial is not None and trial.kept else None
         steps, reason = self._steps(observation, self._rung), f"how good is {rate:.3g}?"
         values, judged = {self._rate: rate}, self._judge == 0
-        return self._trial(observation, values, steps, earlier, reason, evaluate=judged)
+        evidence = {"first rate": self._first, "factors of √10 from it": place}
+        return self._trial(observation, values, steps, earlier, reason, evaluate=judged, evidence=evidence)
 
 
 def _known(value: float | None) -> float:

@@ -7,7 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from autotune.records import Action, Adopt, Observation, Probe, Ramp, Rewind, Set, Suggest, Trial, Value
+from autotune.records import (
+    Action,
+    Adopt,
+    HyperparameterState,
+    Observation,
+    Probe,
+    Ramp,
+    Rewind,
+    Set,
+    Suggest,
+    Trial,
+    Value,
+)
 
 from .memory import Remembering
 
@@ -43,7 +55,8 @@ class Searching(Remembering, abc.ABC):
     and cools down to nothing over the last 30 % of the trial, on a branch; then the loss is evaluated.
 
     Where another policy takes the run elsewhere, scores from here and there do not compare: the search begins
-    anew there, once, when no ramp moves what it searches.
+    anew there, once, when no ramp moves what it searches. While people hold all that it searches it waits,
+    and begins anew when they have released it.
 
     Args:
         names: hyperparameters that are tried.
@@ -52,7 +65,7 @@ class Searching(Remembering, abc.ABC):
         name: unique within a run.
     """
 
-    MEMORY: ClassVar[tuple[str, ...]] = ("_phase", "_starts", "_anew")
+    MEMORY: ClassVar[tuple[str, ...]] = ("_phase", "_starts", "_anew", "_step")
     requires: Sequence[str] = (TRAIN,)
 
     def __init__(self, names: Sequence[str], rate: str, lost: float, name: str) -> None:
@@ -62,6 +75,7 @@ class Searching(Remembering, abc.ABC):
         self._phase = "begin"
         self._starts: list[float | None] = [None, None]  # score and training loss at the start
         self._anew = False  # whether it has begun anew
+        self._step = 0  # of the state that all trials are made from
         self._fresh: Mapping[str, Any] = {}  # the memory at the beginning
 
     @abc.abstractmethod
@@ -73,13 +87,31 @@ class Searching(Remembering, abc.ABC):
         moved = [d.action for d in observation.decisions if d.applied and d.source != self.name]
         if self._phase in ("anchor", "search") and any(isinstance(a, Rewind | Adopt) for a in moved):
             if self._anew:
-                return self._end("the search is over: other policies keep taking the run elsewhere")
+                return self._end("the search is over: the run keeps being taken elsewhere")
             self.load_state_dict({**self._fresh, "anew": True})
         states = [observation.hyperparameters[name] for name in self.controls]
+        if self._phase in ("begin", "anchor", "search", "held") and all(s.owner != "policy" for s in states):
+            return self._wait(states)
+        if self._phase == "held":
+            self._phase = "begin"
         ramps = any(state.ramp_until is not None and state.owner == "policy" for state in states)
         if self._phase == "over" or (self._phase == "begin" and self._anew and ramps):
             return ()
+        if self._phase == "begin":
+            self._step = observation.step
         return self.search(observation)
+
+    def _moved_on(self, observation: Observation) -> bool:
+        """Whether the run has left the state that the trials were made from; from now on it is this one."""
+        before, self._step = self._step, observation.step
+        return before != self._step
+
+    def _wait(self, states: Sequence[HyperparameterState]) -> Sequence[Action]:
+        told = self._phase == "held"
+        self.load_state_dict({**self._fresh, "anew": self._anew, "phase": "held"})
+        held = ", ".join(f"{state.name} is held by {state.owner}" for state in states)
+        reason = f"the search waits: {held}; it begins anew after a release"
+        return () if told else (Suggest(reason=reason),)
 
     def _end(self, reason: str) -> Sequence[Action]:
         self._phase = "over"

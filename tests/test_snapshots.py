@@ -2,6 +2,7 @@ import copy
 import itertools
 import random
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -510,6 +511,19 @@ def test_a_ring_too_large_for_the_memory_shrinks_and_says_so():
     with pytest.warns(UserWarning, match="more than half of the free memory of cpu: keeping"):
         ring.capture(0, {})
     assert 1 < ring.capacity < 10**12
+
+
+@pytest.mark.parametrize("missing", ["/proc/self/limits", "/proc/self/cgroup", "memory.stat"])
+def test_a_kernel_that_says_less_about_its_memory_ends_no_run(monkeypatch, missing):
+    read = Path.read_text
+
+    def read_text(path, *arguments):
+        if str(path).endswith(missing):
+            raise FileNotFoundError(path)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    SnapshotRing(Run().plant, 1).capture(0, {})
 
 
 def test_a_ring_that_fits_is_silent():

@@ -4,8 +4,10 @@ import gc
 import logging
 import math
 import multiprocessing
+import threading
 
 import pytest
+import sqlalchemy
 import torch
 from loops import INPUTS, LABELS, Loop, Scripted, Stuck, same
 from torch import nn
@@ -28,7 +30,7 @@ from autotune.actuators import (
     weight_decay,
 )
 from autotune.journal import Journal
-from autotune.records import Ramp, Rewind, Set, Stop
+from autotune.records import Probe, Ramp, Rewind, Set, Stop
 
 
 def trained(loop, tuner, batches=None):
@@ -800,11 +802,48 @@ def test_a_tuner_that_is_closed_in_the_loop_ends_it(tmp_path):
     loop = Loop()
     tuner = loop.tuner(tmp_path / "run")
     for batch in tuner.batches(loop.loader):
-        loop.step(batch)
+        loss = loop.step(batch)
         if tuner.step == 3:
             tuner.close()
+        tuner.report(loss=loss)
     assert len(loop.losses) == 3
     assert not tuner.boundary()
+
+
+def test_a_tuner_that_is_closed_while_a_decision_is_written_is_closed_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_tables, "BUSY_SECONDS", 0.2)  # no one waits for a lock of his own
+    loop = Loop()
+    policy = Scripted({10: [Set("lr", 0.02, reason="")]})
+    tuner = loop.tuner(tmp_path / "run", policies=[policy], total_steps=100, evaluate=loop.validate)
+
+    def written(connection, cursor, statement, *_):
+        if statement.startswith("INSERT INTO decisions"):
+            tuner.close("killed")  # as a signal's handler may, which runs in the same thread
+
+    sqlalchemy.event.listen(tuner._journal._engine, "after_cursor_execute", written)
+    for batch in tuner.batches(loop.loader):
+        tuner.report(loss=loop.step(batch))
+    journal = Journal.open(tmp_path / "run")
+    assert (len(loop.losses), journal.status()) == (10, "killed")
+    assert [(d.action.kind, d.status) for d in journal.decisions()] == [("set", "applied")]
+    assert tuner._loader._loader is tuner._engine.evaluation is None
+
+
+def test_a_tuner_that_another_thread_closes_in_a_trial_leaves_the_step_alone(tmp_path):
+    loop = Loop()
+    policy = Scripted({20: [Probe(10, (Set("lr", 0.5, reason=""),), reason="")]})
+    tuner = loop.tuner(tmp_path / "run", policies=[policy], total_steps=100)
+    for inputs, labels in tuner.batches(loop.loader):
+        loss = cross_entropy(loop.model(inputs), labels)
+        if tuner.spent == 25:
+            other = threading.Thread(target=tuner.close)
+            other.start()
+            other.join()
+        loss.backward()
+        loop.optimizer.step()
+        tuner.report(loss=loss)
+    assert (tuner.step, tuner.spent) == (20, 26)
+    assert Journal.open(tmp_path / "run").status() == "finished"
 
 
 def test_a_tuner_that_is_closed_while_its_loop_fetches_ends_it_with_the_next_batch(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import math
 
+import people
 import pytest
 import torch
 from loops import INPUTS, LABELS, Loop
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autotune import Limits
 from autotune.actuators import learning_rate
+from autotune.commands import command
 from autotune.hyperparameters import FloatHyperparameter
 from autotune.policies import recommended, rungs, schedules
 from autotune.policies.bayesian_search import BayesianSearch
@@ -277,6 +279,48 @@ def test_it_keeps_within_the_bounds(low, high):
     assert not any("out of bounds" in d.note for d in tried)
     if high < 0.1:
         assert adopted(sim).after["lr"] > high / 10, "the highest is the best"
+
+
+@pytest.mark.parametrize("make", [RateSearch, BayesianSearch])
+def test_while_a_person_holds_the_rate_it_waits_and_begins_anew_after_the_release(tmp_path, make):
+    loop, search = Loop("sgd"), make()
+    loop.optimizer.param_groups[0]["lr"] = 1e-6
+    with loop.tuner(tmp_path, policies=[search], total_steps=800) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if tuner.spent == 30:
+                assert tuner._engine.trials.running
+                people.post(tuner, command(Set("lr", 1e-5, reason="mine"), "ada"))
+            if tuner.spent == 150:
+                assert tuner.hyperparameters["lr"]() == 1e-5
+                people.post(tuner, command(Release("lr", reason=""), "ada"))
+    mine = [d for d in tuner.decisions if d.source == search.name and d.spent > 30]
+    assert mine[0].action.reason.startswith("the search waits: lr is held by human:ada")
+    assert {d.step for d in mine if isinstance(d.action, Probe)} == {120}, "none before, all from one state"
+    assert any(isinstance(d.action, Adopt) and d.applied for d in mine)
+    assert 1e-2 < tuner.hyperparameters["lr"]() < 3
+
+
+@pytest.mark.parametrize("make", [RateSearch, BayesianSearch])
+def test_when_a_person_ends_a_round_only_scores_of_one_state_are_compared(tmp_path, make):
+    loop, search = Loop("sgd"), make()
+    loop.optimizer.param_groups[0]["lr"] = 1e-3
+    with loop.tuner(tmp_path, policies=[search], total_steps=800) as tuner:
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if tuner.spent == 60:
+                assert tuner._engine.trials.running
+                people.post(tuner, command(Set("lr", 1e-3, reason=""), "ada"))
+                people.post(tuner, command(Release("lr", reason=""), "ada"))
+    probes = [d for d in tuner.decisions if isinstance(d.action, Probe)]
+    began = {d.step for d in probes if d.spent > 60}
+    assert len(began) == 1
+    assert began != {0}
+    (adopted,) = (d for d in tuner.decisions if isinstance(d.action, Adopt))
+    assert adopted.action.trial in {d.id for d in probes if d.spent > 60}
+    if make is RateSearch:
+        scores = [search._results[rung] for rung in (0, 1)]
+        assert len(scores[0]) + len(scores[1]) == sum(d.spent > 60 for d in probes)
 
 
 # --- what it is judged by ----------------------------------------------------------------------------------
