@@ -268,6 +268,8 @@ class Schedule(Action):
     kind: ClassVar[str] = "schedule"
     name: str
     points: tuple[Point, ...]
+    from_now: bool = False
+    """Steps are counted from the one at which it is applied; the record has those of the run."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -282,10 +284,19 @@ class Schedule(Action):
         steps = [point.step for point in self.points]
         if any(b <= a for a, b in itertools.pairwise(steps)):
             raise TuneError(f"a schedule's points are in the order of their steps, got steps {steps}")
+        _expect(self, "from_now", self.from_now, bool)
+
+    def applied_at(self, step: int) -> Schedule:
+        """The same in steps of the run, for one that is applied at `step`."""
+        if not self.from_now:
+            return self
+        points = tuple(point._replace(step=step + point.step) for point in self.points)
+        return dataclasses.replace(self, points=points, from_now=False)
 
     def describe(self) -> str:
-        """`lr ⇢ 0.01 at 400 (linear) ⇢ 0.0 at 900 (cosine)`."""
-        corners = [f"⇢ {_short(p.value)} at {p.step} ({p.shape})" for p in self.points]
+        """`lr ⇢ 0.01 at 400 (linear) ⇢ 0.0 at 900 (cosine)`; steps from now are `+400`."""
+        sign = "+" if self.from_now else ""
+        corners = [f"⇢ {_short(p.value)} at {sign}{p.step} ({p.shape})" for p in self.points]
         return " ".join([self.name, *corners])
 
 

@@ -84,7 +84,7 @@ def schedule(
         list[str],
         typer.Argument(
             metavar="STEP:VALUE[:SHAPE]",
-            help=f"Steps of the run, or +100 from now; a shape is one of {', '.join(SHAPES)}.",
+            help=f"Steps of the run, or each +100 from now; a shape is one of {', '.join(SHAPES)}.",
         ),
     ],
 ) -> Action:
@@ -94,7 +94,11 @@ def schedule(
 
     Example: autotune schedule latest lr 400:0.01 900:0:cosine
     """
-    return Schedule(name, tuple(run.point(name, point) for point in points), reason="")
+    corners = tuple(run.point(name, point) for point in points)
+    from_now = [point.startswith("+") for point in points]
+    if any(from_now) and not all(from_now):
+        raise TuneError(f"all steps of a schedule begin with +, or none does, got {' '.join(points)}")
+    return Schedule(name, corners, all(from_now), reason="")
 
 
 def pin(

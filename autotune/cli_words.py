@@ -62,10 +62,10 @@ class Meaning:
         return round(given)
 
     def point(self, name: str, text: str) -> Point:
-        """A corner of a schedule, from `STEP:VALUE` or `STEP:VALUE:SHAPE`; `+100` counts from now."""
+        """A corner of a schedule, from `STEP:VALUE` or `STEP:VALUE:SHAPE`."""
         step, *rest = text.split(":")
         try:
-            at = int(step) + (self._summary.step if step.startswith("+") else 0)
+            at = int(step)
             value, shape = rest if len(rest) == 2 else (*rest, "linear")
         except ValueError:
             raise TuneError(

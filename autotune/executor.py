@@ -244,6 +244,8 @@ class Executor:
     ) -> tuple[Situation, Verdict, Target | None]:
         """The verdict, and the state to rewind to, which is read only when the supervisor allows it."""
         clock, info, target, trials = self._clock, None, None, self._run.trials
+        if isinstance(action, Schedule):
+            action = action.applied_at(clock.step)
         movers = {name: ramp.source for name, ramp in self._controls.ramps.items()}
         situation = Situation(clock.spent, movers, self._values(action), controls=declared, step=clock.step)
         try:

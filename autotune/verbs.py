@@ -62,6 +62,7 @@ class Verbs(ABC, Generic[Done]):
         name: str,
         points: Sequence[tuple[int, float] | tuple[int, float, Shape]],
         *,
+        from_now: bool = False,
         by: str | None = None,
         reason: str = "",
     ) -> Done:
@@ -71,10 +72,12 @@ class Verbs(ABC, Generic[Done]):
             name: of the hyperparameter.
             points: step of the run (all ahead of the present one, rising), value, and the shape of the way
                 to it, which is linear if not given.
+            from_now: count the steps from the one at which this takes effect.
             by: who wants it.
             reason: why, for the record.
         """
-        return self._do(Schedule(name, tuple(_point(point) for point in points), reason=reason), by)
+        corners = tuple(_point(point) for point in points)
+        return self._do(Schedule(name, corners, from_now, reason=reason), by)
 
     def pin(self, name: str, steps: int | None = None, *, by: str | None = None, reason: str = "") -> Done:
         """Hold a hyperparameter at its value for so many steps; None: until `release`."""

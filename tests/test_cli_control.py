@@ -138,6 +138,13 @@ def test_what_a_person_can_do(invoke):
         assert re.fullmatch(rf"applied at step \d+: {says}\n", invoke(*words.split()))
 
 
+def test_steps_from_now_count_from_where_the_schedule_begins(invoke, root):
+    said = invoke("schedule", "live", "lr", "+1:0.01", "+100000:0.02:cosine")
+    steps = re.fullmatch(r"applied at step (\d+): lr .* at (\d+) .* at (\d+) .*\n", said).groups()
+    begun, first, last = map(int, steps)
+    assert (first - begun, last - begun) == (1, 100000)
+
+
 def test_policies_are_listed_in_their_order(invoke):
     invoke("policies", "live", "--enable", "idle", "--enable", "guard", "--order", "idle,guard")
     invoke("policies", "live", "--bench", "guard", "--by", "eve")
@@ -181,6 +188,7 @@ def test_json_is_the_answer_whatever_it_is(invoke, root):
         (["schedule", "live", "lr", "400"], "STEP:VALUE:SHAPE, as in .* got '400'"),
         (["schedule", "live", "lr", "+9:1:cosine:1"], "got '\\+9:1:cosine:1'"),
         (["schedule", "live", "lr", "1:0.1"], "ahead of step"),
+        (["schedule", "live", "lr", "+9:0.1", "999999:0"], r"or none does, got \+9:0\.1 999999:0"),
         (["approve", "live", "99999"], "99999"),
         (["policies", "live", "--bench", "nobody"], "one of .*, got 'nobody'"),
         (["set", "live", "lr", "0.1", "--by", "human:ada"], "without a colon, got 'human:ada'"),

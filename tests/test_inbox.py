@@ -129,6 +129,17 @@ def test_a_schedule_leads_through_its_points_and_is_held(tmp_path):
     assert "lies ahead of step 10" in behind.acks[0].note
 
 
+def test_a_schedule_from_now_counts_from_the_step_at_which_it_is_done(tmp_path):
+    soon = Schedule("lr", (Point(10, 0.02), Point(30, 0.004, "cosine")), from_now=True, **WHY)
+    none_left = Schedule("lr", (Point(0, 0.02),), from_now=True, **WHY)
+    desk = Desk(tmp_path / "run", plan={"s13": [soon], "s50": [none_left]})
+    assert desk.status() == ["applied", "refused"]
+    assert [desk.rates[s, s] for s in (19, 24, 44)] == pytest.approx([0.015, 0.02, 0.004])
+    assert "ahead of step 50, got a point at step 50" in desk.acks[1].note
+    recorded = Journal.open(tmp_path / "run").decision(desk.acks[0].decision).action
+    assert (recorded.from_now, [point.step for point in recorded.points]) == (False, [23, 43])
+
+
 def test_a_pin_holds_against_policies_until_it_expires(tmp_path):
     policy = Scripted({s: [rate(0.02 + 1e-4 * s)] for s in range(10, 60, 10)})
     desk = Desk(tmp_path / "run", policies=[policy], plan={"s12": [Pin("lr", 20, **WHY)]})

@@ -51,12 +51,16 @@ OTHERS = [
     st.builds(Suggest, st.one_of(st.none(), SETS, RAMPS), **WHY),
     st.builds(Escalate, **WHY),
     st.builds(
-        lambda name, steps, values, **why: Schedule(
-            name, tuple(Point(step, value) for step, value in zip(sorted(steps), values, strict=False)), **why
+        lambda name, steps, values, from_now, **why: Schedule(
+            name,
+            tuple(Point(step, value) for step, value in zip(sorted(steps), values, strict=False)),
+            from_now,
+            **why,
         ),
         TEXT,
         st.sets(st.integers(1, 99), min_size=3),
         st.lists(st.floats(allow_nan=False), min_size=1, max_size=3),
+        st.booleans(),
         **WHY,
     ),
     st.builds(Pin, TEXT, st.none() | st.integers(1, 9), **WHY),
@@ -71,6 +75,11 @@ OTHERS = [
 @given(st.one_of(SETS, RAMPS, REWINDS, *OTHERS))
 def test_every_action_comes_back_from_json_as_it_was(action):
     assert action_from_json(json.loads(json.dumps(action_to_json(action)))) == action
+
+
+def test_a_schedule_of_an_older_journal_is_in_steps_of_the_run():
+    old = {"kind": "schedule", "name": "lr", "points": [[40, 0.1, "linear"]], "reason": "", "evidence": {}}
+    assert action_from_json(old) == Schedule("lr", (Point(40, 0.1),), reason="")
 
 
 def test_every_kind_of_action_is_known_by_its_kind():
