@@ -28,7 +28,7 @@ from .journal import Journal, JournalError
 from .mlflow_server import ServerError, serve
 from .places import is_database
 from .records import TuneError
-from .runs import Summary, UnknownRun, document, find, resolve, summarise, undelivered
+from .runs import Knob, Summary, UnknownRun, document, find, resolve, summarise, undelivered
 from .terminal import age, number, print_line, print_table
 
 FAILURE, USAGE = 1, 2
@@ -174,14 +174,17 @@ def show(
     for name, text in facts:
         print_line(f"{name:<{width}}  {text}")
     counts = Counter((d.source, d.status) for d in s.decisions)
-    knobs = [[k.name, number(k.value), k.unit, k.owner, number(k.low), number(k.high)] for k in s.knobs]
+    knobs = [
+        [k.name, number(k.value), k.unit, k.owner, number(k.low), number(k.high), _pin(s, k), _way(s, k)]
+        for k in s.knobs
+    ]
     made = [[source, status, str(count)] for (source, status), count in counts.items()]
     saved = [
         [c.name, str(c.step), f"{c.nbytes / 1e6:.1f}", number(c.score), "for ever" if c.pinned else ""]
         for c in s.checkpoints
     ]
     for columns, rows in (
-        (["HYPERPARAMETER", ">VALUE", "UNIT", "OWNER", ">LOW", ">HIGH"], knobs),
+        (["HYPERPARAMETER", ">VALUE", "UNIT", "OWNER", ">LOW", ">HIGH", "PINNED", "UNDER WAY"], knobs),
         (["DECISIONS OF", "STATUS", ">COUNT"], made),
         (["CHECKPOINT", ">STEP", ">MB", ">SCORE", "KEPT"], saved),
     ):
@@ -418,6 +421,21 @@ def _print_json(*plain: object) -> None:
 
 def _steps(run: Summary) -> str:
     return f"{run.spent:,}/{run.total_steps:,}" if run.total_steps else f"{run.spent:,}"
+
+
+def _pin(run: Summary, knob: Knob) -> str:
+    """A pin ends by the steps ever taken, which is told as a step of the run, as on the page."""
+    ahead = (knob.pinned_until or 0) - run.spent
+    return f"until step {run.step + ahead:,}" if ahead > 0 else ""
+
+
+def _way(run: Summary, knob: Knob) -> str:
+    """Where a ramp or schedule is taking it, as on the page."""
+    if knob.ramp is None:
+        return ""
+    part, *later = (part for part in knob.ramp.parts if part.end > run.step)
+    more = f", then {len(later)} more" if later else ""
+    return f"{part.shape} to {number(part.last)} in {part.end - run.step:,} steps{more} · {knob.ramp.source}"
 
 
 def _remote(tracking_uri: str) -> bool:

@@ -381,11 +381,18 @@ class Journal:
         names = _names()
         return [row.name for row in self._select(sa.select(names.c.name).where(names.c.name.is_not(None)))]
 
-    def newest(self) -> list[MetricRow]:
-        """The value of each metric that was written last, sorted by name; quick, however long the run is."""
+    def newest(self, until: int | None = None) -> list[MetricRow]:
+        """The value of each metric that was written last, sorted by name; quick, however long the run is.
+
+        Args:
+            until: at this step or before it; None: at any.
+        """
         table, other, names = tables.metrics, tables.metrics.alias(), _names()
-        last = sa.select(sa.func.max(other.c.id)).where(other.c.name == names.c.name).scalar_subquery()
-        rows = self._select(sa.select(table).join(names, table.c.id == last).order_by(table.c.name))
+        last = sa.select(sa.func.max(other.c.id)).where(other.c.name == names.c.name)
+        if until is not None:
+            last = last.where(other.c.step <= until)
+        query = sa.select(table).join(names, table.c.id == last.scalar_subquery()).order_by(table.c.name)
+        rows = self._select(query)
         return [_metric_row(row) for row in rows]
 
     def metrics(self, name: str) -> Series:

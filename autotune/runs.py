@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from . import journal_database
 from .journal import Journal, MetricRow, RunStatus
 from .journal_tables import FILE
 from .places import STORE, DatabaseRun, Place, Saved, is_database, shown
+from .ramps import Running, running_from_json
 from .records import Decision, Outcome, TuneError, Value, action_to_json
 
 LATEST = "latest"
@@ -90,7 +91,7 @@ def resolve(run: str | None, root: str | Path) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """A hyperparameter as it stood last."""
+    """How a hyperparameter stands."""
 
     name: str
     value: Value | None
@@ -99,6 +100,10 @@ class Knob:
     low: float | None
     high: float | None
     unit: str
+    pinned_until: int | None
+    """The `spent` at which the pin ends."""
+    ramp: Running | None
+    """The ramp or schedule that moves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class Summary:
     total_steps: int | None
     policies: Sequence[str]
     last: Mapping[str, float]
-    """The newest value of each metric."""
+    """The newest value of each metric, but for those of a branch that was left."""
     knobs: Sequence[Knob]
     decisions: Sequence[Decision]
     checkpoints: Sequence[Saved]
@@ -137,10 +142,11 @@ def summarise(place: Place) -> Summary:
     journal = Journal.open(place)
     try:
         meta, decisions = journal.meta(), journal.decisions()
-        newest = journal.newest()
-        positions = [(row.spent, row.branch, row.step) for row in newest]
+        live, newest = meta.get("live", {}), {row.name: row for row in journal.newest()}
+        positions = [(row.spent, row.branch, row.step) for row in newest.values()]
         positions += [(decision.spent, decision.branch, decision.step) for decision in decisions]
         spent, branch, step = max(positions, default=(0, 0, 0))
+        step, spent = arrived(live, step, spent)
         target = meta.get("mlflow")
         return Summary(
             place=place,
@@ -152,18 +158,78 @@ def summarise(place: Place) -> Summary:
             branch=branch,
             total_steps=meta["total_steps"],
             policies=meta["policies"],
-            last={row.name: row.value for row in newest},
+            last=values(live, journal.newest(step)),
             knobs=[
-                _knob(name, facts, newest, decisions, meta.get("live", {}))
+                stand(name, facts, live, step, newest, decisions)
                 for name, facts in meta["hyperparameters"].items()
             ],
             decisions=decisions,
             checkpoints=journal.checkpoints(),
-            paused=journal.status() == "running" and meta.get("live", {}).get("paused", False),
+            paused=journal.status() == "running" and live.get("paused", False),
             mlflow=target and {**target, **journal.delivered().get("run", {})},
         )
     finally:
         journal.close()
+
+
+def arrived(live: Mapping[str, Any], step: int, spent: int) -> tuple[int, int]:
+    """The step and `spent` that a run has come to.
+
+    Args:
+        live: what the run has told, see `Engine.live`.
+        step: on record last. Of a rewind that no step has followed, only `live` tells.
+        spent: of that step.
+    """
+    first, begun = live.get("stretches", [[0, 0]])[-1]
+    return (first, begun) if begun >= spent else (step, spent)
+
+
+def kept(live: Mapping[str, Any], step: int, spent: int) -> bool:
+    """Whether what was measured there counts: no rewind since then has gone back behind it."""
+    return all(step <= first for first, begun in live.get("stretches", ()) if begun >= spent)
+
+
+def values(live: Mapping[str, Any], newest: Iterable[MetricRow]) -> dict[str, float]:
+    """Those that were not measured on a branch that was left since."""
+    return {row.name: row.value for row in newest if kept(live, row.step, row.spent)}
+
+
+def stand(
+    name: str,
+    facts: Mapping[str, Any],
+    live: Mapping[str, Any],
+    step: int,
+    newest: Mapping[str, MetricRow],
+    decisions: Sequence[Decision],
+) -> Knob:
+    """How a hyperparameter stands at `step`.
+
+    `live` was written with the last decision that was applied; later values are on record as metrics.
+    """
+    ramp = running_from_json(live["ramps"][name]) if name in live.get("ramps", {}) else None
+    if ramp is not None and step >= ramp.end:
+        ramp = None
+    applied = [d for d in decisions if d.applied]
+    told = [d for d in applied if name in d.after]
+    since = applied[-1].spent if live and applied else told[-1].spent if told else -1
+    value = live.get("values", {}).get(name, told[-1].after[name] if told else None)
+    metric = newest.get(f"hp/{name}")
+    if ramp is not None:
+        value = ramp.at(step)
+    elif metric is not None and (value is None or metric.spent > since):
+        value = metric.value
+    if facts["kind"] == "int" and isinstance(value, float):
+        value = round(value)
+    return Knob(
+        name=name,
+        value=value,
+        owner=live.get("owners", {}).get(name, "policy"),
+        low=facts["low"],
+        high=facts["high"],
+        unit=facts["unit"],
+        pinned_until=live.get("pins", {}).get(name),
+        ramp=ramp,
+    )
 
 
 def undelivered(place: Place) -> tuple[int, int]:
@@ -192,29 +258,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _knob(
-    name: str,
-    facts: Mapping[str, Any],
-    newest: Sequence[MetricRow],
-    decisions: Sequence[Decision],
-    live: Mapping[str, Any],
-) -> Knob:
-    """The newest value is in a metric, or in a decision made since; at the start the run has told it."""
-    value: Value | None = live.get("values", {}).get(name)
-    when = -1
-    for row in newest:
-        if row.name == f"hp/{name}":
-            value, when = row.value, row.spent
-    for decision in decisions:
-        if not decision.applied:
-            continue
-        if decision.spent >= when and name in decision.after:
-            value, when = decision.after[name], decision.spent
-    return Knob(
-        name, value, live.get("owners", {}).get(name, "policy"), facts["low"], facts["high"], facts["unit"]
-    )
 
 
 def _created(folder: Path) -> float:

@@ -108,6 +108,29 @@ def test_show_sums_the_run_up(invoke, root):
     assert re.search(r"^plateau +refused +1$", out, re.MULTILINE)
 
 
+def test_show_tells_a_pin_and_what_is_under_way(invoke, tmp_path):
+    run = Recorder(tmp_path / "run")
+    run.train(40, loss=float)
+    run.rewind("human:ada", 20)
+    ramp = {"source": "decay", "start": 10, "steps": 40, "first": 0.1, "last": 0.3, "shape": "linear"}
+    parts = [ramp, {**ramp, "start": 50, "steps": 10, "shape": "cosine"}]
+    live = {
+        "values": {"lr": 0.1, "dropout": 0.5, "noise": "white"}, "ramps": {"lr": {"parts": parts}},
+        "owners": {"dropout": "human:ada", "noise": "human:bob"}, "pins": {"dropout": 1540, "noise": 40},
+        "stretches": [[0, 0], [20, 40]],
+    }  # fmt: skip
+    run.journal.set_meta("live", live)
+    run.end()
+    out = invoke("show", str(tmp_path / "run")).stdout
+    assert re.search(r"^steps +40/400 spent; at step 20 of branch", out, re.MULTILINE)
+    assert re.search(r"^loss +20$", out, re.MULTILINE), "there, not at step 40"
+    assert re.search(
+        r"^lr +0\.15 +policy .* linear to 0\.3 in 30 steps, then 1 more · decay$", out, re.MULTILINE
+    )
+    assert re.search(r"^dropout +0\.5 +human:ada +0 +0\.9 +until step 1,520$", out, re.MULTILINE)
+    assert re.search(r"^noise +white +human:bob$", out, re.MULTILINE)
+
+
 def test_decisions_are_one_line_each(invoke):
     lines = invoke("decisions", "latest").stdout.splitlines()
     assert len(lines) == 7

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,6 +16,7 @@ from autotune.journal import Journal
 from autotune.policies import EarlyStopping
 from autotune.records import Outcome, Release, Rewind, Set, TuneError
 from autotune.runs import UnknownRun, document, find, resolve, summarise, undelivered
+from autotune.web.view import View
 
 
 @pytest.fixture
@@ -166,3 +168,37 @@ def test_a_run_that_ends_in_an_earlier_state_is_shown_with_what_was_measured_of_
     summary = summarise(tuner.folder)
     assert (tuner.step, summary.step, summary.spent) == (10, 10, 40)
     assert summary.last["validation/loss"] == 1.0
+
+
+def test_after_a_rewind_that_no_step_has_followed_only_what_is_live_is_shown_and_the_page_agrees(tmp_path):
+    loop, shown = Loop(), []
+
+    def look():
+        tuner._journal.flush()
+        with contextlib.closing(View(tuner.folder)) as view:
+            document, line = view.document(), view.listed()
+        s = summarise(tuner.folder)
+        (knob,), (plain,) = s.knobs, document["hyperparameters"]
+        assert (s.step, s.spent, s.last) == (document["step"], document["spent"], document["last"])
+        assert (knob.value, knob.ramp and knob.ramp.start) == (
+            plain["value"],
+            plain["ramp"] and plain["ramp"]["start"],
+        )
+        assert s.last.get("loss") == line["loss"]
+        shown.append((s.step, s.spent, knob.value, s.last.get("loss"), s.last.get("validation/loss")))
+
+    with loop.tuner(tmp_path / "run", total_steps=45, evaluate=lambda: 1.0, evaluate_every=20) as tuner:
+        tuner.checkpoint("start", by="ada")
+        for batch in tuner.batches(loop.loader):
+            tuner.report(loss=loop.step(batch))
+            if tuner.spent == 25:
+                look()
+                tuner.ramp("lr", 0.11, 100, by="ada")
+                tuner.rewind("start", by="ada")
+                look()
+    look()
+    assert shown == [
+        (20, 20, 0.01, loop.losses[19], 1.0),
+        (0, 25, 0.01, None, 1.0),
+        (20, 45, pytest.approx(0.03), loop.losses[44], 1.0),
+    ]

@@ -12,11 +12,10 @@ from .. import journal_database, places
 from .. import journal_tables as tables
 from ..commands import mailbox
 from ..delivery import run_link
-from ..journal import Journal, MetricRow
+from ..journal import Journal
 from ..places import DatabaseRun, Place
-from ..ramps import running_from_json
 from ..records import Approve, Decision, Reject, Suggest
-from ..runs import document
+from ..runs import Knob, arrived, document, stand, values
 from . import reading
 from .ledger import Ledger
 from .series import Axis, Column, Rows, completed, parts
@@ -80,23 +79,22 @@ class View:
         }
 
     def _position(self, live: Mapping[str, Any]) -> reading.Position:
-        """How far it has come; where it was rewound and no step has followed, only `live` says so."""
         now = reading.position(self._engine)
-        step, spent = live.get("stretches", [[0, 0]])[-1]
-        return now._replace(step=step, spent=spent) if spent >= now.spent else now
+        step, spent = arrived(live, now.step, now.spent)
+        return now._replace(step=step, spent=spent)
 
     def listed(self) -> dict[str, Any]:
         """Its line in the list of runs."""
         meta = self.journal.meta()
-        now = self._position(meta.get("live", {}))
+        live = meta.get("live", {})
+        now = self._position(live)
         decision = self.journal.decision(now.decision) if now.decision else None
-        spark = reading.sample(self._engine, LOSS, SPARK)
-        validation = reading.sample(self._engine, VALIDATION, 1)
+        last = values(live, self.journal.newest(now.step))
         return {
             **self._standing(meta, now),
-            "loss": spark[-1] if spark else None,
-            "validation": validation[-1] if validation else None,
-            "spark": spark,
+            "loss": last.get(LOSS),
+            "validation": last.get(VALIDATION),
+            "spark": reading.sample(self._engine, LOSS, SPARK),
             "last": decision
             and {
                 "id": decision.id,
@@ -118,10 +116,10 @@ class View:
         return {
             **standing,
             "versions": meta.get("versions", {}),
-            "last": {name: row.value for name, row in last.items()},
+            "last": values(live, self.journal.newest(now.step)),
             "signals": list(last),
             "hyperparameters": [
-                {"name": name, **facts, **self._stand(name, facts, live, now.step, last, decisions)}
+                {"name": name, **facts, **_knob(stand(name, facts, live, now.step, last, decisions))}
                 for name, facts in meta["hyperparameters"].items()
             ],
             "policies": [
@@ -166,46 +164,6 @@ class View:
             "branch": now.branch,
         }
 
-    def _stand(
-        self,
-        name: str,
-        facts: Mapping[str, Any],
-        live: Mapping[str, Any],
-        step: int,
-        last: Mapping[str, MetricRow],
-        decisions: Sequence[Decision],
-    ) -> dict[str, Any]:
-        """Value, owner, pin and ramp of a hyperparameter.
-
-        `live` was written with the last decision that was applied; later values are on record as metrics.
-        """
-        ramp = running_from_json(live["ramps"][name]) if name in live.get("ramps", {}) else None
-        if ramp is not None and step >= ramp.end:
-            ramp = None
-        applied = [d for d in decisions if d.applied]
-        told = [d for d in applied if name in d.after]
-        since = applied[-1].spent if live and applied else told[-1].spent if told else -1
-        value = live.get("values", {}).get(name, told[-1].after[name] if told else None)
-        metric = last.get(f"hp/{name}")
-        if ramp is not None:
-            value = ramp.at(step)
-        elif metric is not None and (value is None or metric.spent > since):
-            value = metric.value
-        if facts["kind"] == "int" and isinstance(value, float):
-            value = round(value)
-        return {
-            "value": value,
-            "owner": live.get("owners", {}).get(name, "policy"),
-            "pinned_until": live.get("pins", {}).get(name),
-            "ramp": ramp
-            and {
-                "source": ramp.source,
-                "start": ramp.start,
-                "first": ramp.parts[0].first,
-                "points": [[part.end, part.last, part.shape] for part in ramp.parts],
-            },
-        }
-
     def _checkpoints(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self._in_database:
             return list(meta.get("checkpoints", ()))
@@ -220,6 +178,21 @@ class View:
             return f"autotune mlflow {self.name}"
         run = self.journal.delivered().get("run")
         return run and run_link(target["tracking_uri"], run["experiment_id"], run["run_id"])
+
+
+def _knob(knob: Knob) -> dict[str, Any]:
+    return {
+        "value": knob.value,
+        "owner": knob.owner,
+        "pinned_until": knob.pinned_until,
+        "ramp": knob.ramp
+        and {
+            "source": knob.ramp.source,
+            "start": knob.ramp.start,
+            "first": knob.ramp.parts[0].first,
+            "points": [[part.end, part.last, part.shape] for part in knob.ramp.parts],
+        },
+    }
 
 
 def unanswered(decisions: Sequence[Decision]) -> list[Decision]:

@@ -368,6 +368,22 @@ def test_whether_a_run_is_in_a_trial_and_where_a_rewind_has_led_it_says_itself(s
     assert server.ask(f"/api/runs/{run.folder.name}").json["trying"] is False
 
 
+def test_values_that_were_measured_on_a_branch_that_was_left_are_not_its_newest(server, run):
+    run.metric("validation/loss", 0.3, 20, 20, 0)
+    run.set_meta("live", {"stretches": [[0, 0], [7, 20]]})
+    run.metric("loss", 0.5, 8, 21, 1)
+    run.flush()
+    assert found(server, run.folder.name)["last"] == {"loss": 0.5}
+
+    def line():
+        return next(r for r in server.ask("/api/runs").json["runs"] if r["name"] == run.folder.name)
+
+    assert (line()["loss"], line()["validation"]) == (0.5, None)
+    run.metric("validation/loss", 0.4, 7, 20, 1)  # of where the rewind led
+    run.flush()
+    assert line()["validation"] == 0.4
+
+
 def test_the_link_into_mlflow_needs_a_server(server, root):
     there = {"tracking_uri": "http://mlflow.lan:5000", "experiment": "e", "run_id": None}
     with_server = make_run(root / "there", mlflow=there)
