@@ -122,13 +122,14 @@ class SqlMailbox(ABC):
         except sa.exc.IntegrityError as error:
             raise _Posted from error
         except sa.exc.DBAPIError as error:
-            why = " ".join(str(error.orig).split())
-            raise OSError(
-                f"the mailbox in {self._name} cannot be used ({why}); free space or access"
-            ) from error
+            raise self._unusable(error.orig) from error
+
+    def _unusable(self, error: BaseException | None) -> OSError:
+        why = " ".join(str(error).split())
+        return OSError(f"the mailbox in {self._name} cannot be used ({why}); free space or access")
 
 
-_ANY_WAITING = "SELECT 1 FROM commands WHERE status = 'waiting' LIMIT 1"
+_ANY_WAITING = "SELECT 1 FROM {} WHERE status = 'waiting' LIMIT 1"
 
 
 class SqliteMailbox(SqlMailbox):
@@ -146,11 +147,9 @@ class SqliteMailbox(SqlMailbox):
         try:
             if not hasattr(self._peeking, "connection"):
                 self._peeking.connection = sqlite3.connect(self._path, journal_tables.BUSY_SECONDS)
-            found = self._peeking.connection.execute(_ANY_WAITING).fetchone()
+            found = self._peeking.connection.execute(_ANY_WAITING.format("commands")).fetchone()
         except sqlite3.Error as error:
-            raise OSError(
-                f"the mailbox in {self._path} cannot be used ({error}); free space or access"
-            ) from error
+            raise self._unusable(error) from error
         return [] if found is None else super().waiting()
 
     def close(self) -> None:
@@ -183,6 +182,33 @@ class PostgresMailbox(SqlMailbox):
     def __init__(self, run: DatabaseRun) -> None:
         super().__init__(journal_database.connect(run), shown(run.url))
         self._schema = run.schema  # which needs no quoting
+        self._peeking: Any = None  # a connection of the driver, outside of the pool
+
+    def waiting(self) -> list[Command]:
+        """See `Mailbox.waiting`; as with SQLite, by the driver, at a sixth of the cost."""
+        try:
+            if self._peeking is None:
+                borrowed = self._engine.raw_connection()
+                self._peeking = borrowed.driver_connection
+                borrowed.detach()
+                self._peeking.autocommit = True
+            found = self._peeking.execute(_ANY_WAITING.format(f"{self._schema}.commands")).fetchone()
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            if getattr(error, "sqlstate", None) == journal_database.NO_TABLE:
+                return []
+            self._stop_peeking()
+            raise self._unusable(error) from error
+        return [] if found is None else super().waiting()
+
+    def close(self) -> None:
+        """See `Mailbox.close`."""
+        self._stop_peeking()
+        super().close()
+
+    def _stop_peeking(self) -> None:
+        if self._peeking is not None:
+            self._peeking.close()
+            self._peeking = None
 
     def _exists(self) -> bool:
         return sa.inspect(self._engine).has_table(_commands.name, schema=self._schema)

@@ -683,7 +683,7 @@ def _meta(folder: Path, total_steps: int | None, panel: Panel, controls: Control
         "total_steps": total_steps,
         "policies": [policy.name for policy in panel.policies],
         "hyperparameters": {
-            name: {"kind": s.kind, "low": s.low, "high": s.high, "choices": list(s.choices), "unit": s.unit}
+            name: {key: getattr(s, key) for key in ("kind", "low", "high", "choices", "unit", "gain")}
             for name, s in controls.states().items()
         },
         "versions": {"autotune": VERSION, "torch": torch.__version__, "python": platform.python_version()},

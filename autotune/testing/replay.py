@@ -153,6 +153,7 @@ class _Replay:
                 m["high"],
                 tuple(m["choices"]),
                 m["unit"],
+                gain=m.get("gain", 1.0),  # as it was at the start
             )
             for name, m in meta["hyperparameters"].items()
         }
