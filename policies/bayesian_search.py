@@ -110,8 +110,8 @@ class BayesianSearch(Searching):
             return self._anchor(observation) if trial is None else self._anchored(observation, trial)
         assert self._coming is not None
         if trial is None:
-            if self._moved_on(observation):  # scores from here and there do not compare
-                self._done = []
+            if observation.step != self._step:  # scores from here and there do not compare
+                self._step, self._done = observation.step, []
             self._compare(observation.trials)
             again = Proposal(self._coming["values"], self._coming["long"], {"again": True})
             return self._try(observation, again, None)

@@ -94,7 +94,8 @@ class RateSearch(Searching):
         if len(trials) < len(self._places):  # a person has ended them, or the loop has ended in them
             if self._late(observation):
                 return self._settle(observation, "no search: trials were ended; let one loop run to the end")
-            if self._moved_on(observation):  # scores from here and there do not compare
+            if observation.step != self._step:  # scores from here and there do not compare
+                self._step = observation.step
                 self._results[self._rung], self._states = {}, {}
                 best = rungs.best(self._scores(self._rung - 1), self._start) if self._rung else None
                 self._places = [best or 0, (best or 0) - 1]

@@ -101,11 +101,6 @@ class Searching(Remembering, abc.ABC):
             self._step = observation.step
         return self.search(observation)
 
-    def _moved_on(self, observation: Observation) -> bool:
-        """Whether the run has left the state that the trials were made from; from now on it is this one."""
-        before, self._step = self._step, observation.step
-        return before != self._step
-
     def _wait(self, states: Sequence[HyperparameterState]) -> Sequence[Action]:
         told = self._phase == "held"
         self.load_state_dict({**self._fresh, "anew": self._anew, "phase": "held"})

@@ -281,19 +281,23 @@ def test_it_keeps_within_the_bounds(low, high):
         assert adopted(sim).after["lr"] > high / 10, "the highest is the best"
 
 
-@pytest.mark.parametrize("make", [RateSearch, BayesianSearch])
-def test_while_a_person_holds_the_rate_it_waits_and_begins_anew_after_the_release(tmp_path, make):
-    loop, search = Loop("sgd"), make()
-    loop.optimizer.param_groups[0]["lr"] = 1e-6
+def steered(tmp_path, search, rate, sent):
+    """A run of 800 steps, to which a person sends actions when so many are spent: at first in a trial."""
+    loop = Loop("sgd")
+    loop.optimizer.param_groups[0]["lr"] = rate
     with loop.tuner(tmp_path, policies=[search], total_steps=800) as tuner:
         for batch in tuner.batches(loop.loader):
             tuner.report(loss=loop.step(batch))
-            if tuner.spent == 30:
-                assert tuner._engine.trials.running
-                people.post(tuner, command(Set("lr", 1e-5, reason="mine"), "ada"))
-            if tuner.spent == 150:
-                assert tuner.hyperparameters["lr"]() == 1e-5
-                people.post(tuner, command(Release("lr", reason=""), "ada"))
+            people.post(tuner, *(command(action, "ada") for action in sent.get(tuner.spent, ())))
+    first = next(d for d in tuner.decisions if d.source == "human:ada")
+    assert "the trials under way" in first.note
+    return tuner
+
+
+@pytest.mark.parametrize("make", [RateSearch, BayesianSearch])
+def test_while_a_person_holds_the_rate_it_waits_and_begins_anew_after_the_release(tmp_path, make):
+    search, release = make(), Release("lr", reason="")
+    tuner = steered(tmp_path, search, 1e-6, {30: [Set("lr", 1e-5, reason="mine")], 150: [release]})
     mine = [d for d in tuner.decisions if d.source == search.name and d.spent > 30]
     assert mine[0].action.reason.startswith("the search waits: lr is held by human:ada")
     assert {d.step for d in mine if isinstance(d.action, Probe)} == {120}, "none before, all from one state"
@@ -303,15 +307,8 @@ def test_while_a_person_holds_the_rate_it_waits_and_begins_anew_after_the_releas
 
 @pytest.mark.parametrize("make", [RateSearch, BayesianSearch])
 def test_when_a_person_ends_a_round_only_scores_of_one_state_are_compared(tmp_path, make):
-    loop, search = Loop("sgd"), make()
-    loop.optimizer.param_groups[0]["lr"] = 1e-3
-    with loop.tuner(tmp_path, policies=[search], total_steps=800) as tuner:
-        for batch in tuner.batches(loop.loader):
-            tuner.report(loss=loop.step(batch))
-            if tuner.spent == 60:
-                assert tuner._engine.trials.running
-                people.post(tuner, command(Set("lr", 1e-3, reason=""), "ada"))
-                people.post(tuner, command(Release("lr", reason=""), "ada"))
+    search = make()
+    tuner = steered(tmp_path, search, 1e-3, {60: [Set("lr", 1e-3, reason=""), Release("lr", reason="")]})
     probes = [d for d in tuner.decisions if isinstance(d.action, Probe)]
     began = {d.step for d in probes if d.spent > 60}
     assert len(began) == 1
